@@ -1,0 +1,176 @@
+"""The whole configuration of a run, as typed, frozen dataclasses.
+
+Every default stands here and nowhere else.  This module imports nothing of ours, so that every package may use it.
+`tsn.config_io` reads YAML and `section.key=value` overrides into these classes and reports every fault at once.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+_closed = ConfigDict(extra="forbid")
+
+PositiveInt = Annotated[int, Field(ge=1)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+NonNegativeFloat = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+@dataclass(frozen=True, config=_closed)
+class ModelConfig:
+    num_classes: PositiveInt
+    """Classes of the last linear layer; must equal the number of classes of the shards."""
+    backbone: Literal["resnet18", "resnet50", "resnet101"] = "resnet50"
+    """The image network whose features are averaged over the segments."""
+    pretrained: str = "imagenet_v1"
+    """Initial weights: `imagenet_v1`, `imagenet_v2` (torchvision's), `none`, or the path of a checkpoint file (ours,
+    torchvision's or MMAction2's)."""
+    dropout: Fraction = 0.4
+    """Dropout before the last linear layer, after the consensus."""
+    init_std: NonNegativeFloat = 0.01
+    """Standard deviation of the last linear layer's initial weights; its bias starts at zero."""
+    loss: Literal["cross_entropy", "bce"] = "cross_entropy"
+    """cross_entropy: one label a video.  bce: several, each an independent yes or no."""
+    loss_weight: PositiveFloat = 1.0
+    """Factor of the loss."""
+
+
+@dataclass(frozen=True, config=_closed)
+class TrainDataConfig:
+    shards: str
+    """Directory with a manifest, written by `scripts/make_shards.py`."""
+    num_segments: PositiveInt = 3
+    """Equal parts of a video; one clip is drawn from each."""
+    clip_len: PositiveInt = 1
+    """Consecutive frames in a clip: 1 for RGB."""
+    frame_interval: PositiveInt = 1
+    """Source frames from one frame of a clip to the next."""
+    batch_size: PositiveInt = 32
+    """Videos per rank and forward pass."""
+    short_side: PositiveInt | None = 256
+    """Pixels; frames are scaled to this short side before the crop window is drawn.  null: the stored size is kept."""
+    crop: Literal["multi_scale", "random_resized", "center"] = "multi_scale"
+    """How the crop window is drawn: MultiScaleCrop, RandomResizedCrop, or always the centre (for debugging)."""
+    crop_size: PositiveInt = 224
+    """Pixels; the crop window is scaled to this square."""
+    scales: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (1.0, 0.875, 0.75, 0.66)
+    """MultiScaleCrop: window sizes as fractions of the short side."""
+    max_scale_gap: NonNegativeInt = 1
+    """MultiScaleCrop: how many places in `scales` width and height may lie apart."""
+    num_fixed_crops: Literal[5, 13] = 5
+    """MultiScaleCrop: corners and centre (5), or these and eight places between them (13)."""
+    area_range: tuple[PositiveFloat, PositiveFloat] = (0.08, 1.0)
+    """RandomResizedCrop: window area as a fraction of the frame's."""
+    aspect_range: tuple[PositiveFloat, PositiveFloat] = (3 / 4, 4 / 3)
+    """RandomResizedCrop: window width over height."""
+    flip: Fraction = 0.5
+    """Probability that a video's frames are mirrored."""
+    shuffle_buffer: PositiveInt = 4096
+    """Samples that the reader keeps to draw from; shards are shuffled over the whole split already when packed."""
+
+
+@dataclass(frozen=True, config=_closed)
+class EvalDataConfig:
+    shards: str
+    """Directory with a manifest, written by `scripts/make_shards.py`."""
+    num_segments: PositiveInt = 3
+    """Equal parts of a video; the middle of each is taken."""
+    clip_len: PositiveInt = 1
+    """Consecutive frames in a clip: 1 for RGB."""
+    frame_interval: PositiveInt = 1
+    """Source frames from one frame of a clip to the next."""
+    batch_size: PositiveInt = 8
+    """Videos per rank and forward pass; changes speed and memory, never a result."""
+    short_side: PositiveInt | None = 256
+    """Pixels; frames are scaled to this short side before cropping.  null: the stored size is kept."""
+    crop_size: PositiveInt = 224
+    """Pixels; side of the square crops."""
+    num_crops: Literal[1, 3, 10] = 1
+    """1: centre.  3: both ends and middle of the long side (crop_size must equal short_side).
+    10: corners and centre, each followed by its mirror image."""
+
+
+@dataclass(frozen=True, config=_closed)
+class DataConfig:
+    train: TrainDataConfig
+    val: EvalDataConfig
+    test: EvalDataConfig
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    """Where DALI decodes and crops.  auto: the GPU where there is one."""
+    num_threads: NonNegativeInt = 0
+    """DALI's CPU threads per rank.  0: this machine's cores divided by the ranks on it."""
+    prefetch: PositiveInt = 2
+    """Batches that DALI prepares ahead."""
+
+
+@dataclass(frozen=True, config=_closed)
+class OptimConfig:
+    lr: PositiveFloat = 0.01
+    """Learning rate at a global batch of `base_batch_size` videos."""
+    base_batch_size: PositiveInt = 256
+    """Videos per update for which `lr` holds; the actual rate is scaled linearly to the actual global batch."""
+    scale_lr: bool = True
+    """Scale `lr` by the actual global batch over `base_batch_size`."""
+    momentum: Fraction = 0.9
+    """SGD momentum, without Nesterov's correction."""
+    weight_decay: NonNegativeFloat = 1e-4
+    """L2 penalty on all parameters, biases and normalisation included."""
+    grad_clip: NonNegativeFloat = 40.0
+    """Largest total L2 norm of the gradient.  0: not clipped."""
+
+
+@dataclass(frozen=True, config=_closed)
+class ScheduleConfig:
+    epochs: PositiveInt
+    """Passes over the training set."""
+    kind: Literal["step", "cosine"] = "step"
+    """step: the rate is multiplied by `gamma` at each milestone.  cosine: it falls to zero over the whole run."""
+    milestones: tuple[NonNegativeInt, ...] = ()
+    """0-based epochs at whose start the step schedule takes a step.  Empty: a constant rate."""
+    gamma: PositiveFloat = 0.1
+    """Factor of one step."""
+    warmup_epochs: NonNegativeFloat = 0.0
+    """Epochs (fractions allowed) over which the rate rises linearly from `warmup_start_factor` times the rate."""
+    warmup_start_factor: Fraction = 0.01
+    """Fraction of the rate at the first step of the warm-up."""
+
+
+@dataclass(frozen=True, config=_closed)
+class TrainConfig:
+    seed: NonNegativeInt = 0
+    """Seed of everything random: initial weights, order, frames, windows, dropout."""
+    deterministic: bool = False
+    """Only operations whose result is the same in every run; slower on a GPU."""
+    amp: bool = True
+    """bf16 autocast on a GPU.  The CPU always computes in fp32."""
+    channels_last: bool = True
+    """Convolutions in NHWC memory order."""
+    compile: bool = False
+    """`torch.compile` the model."""
+    sync_bn: bool = False
+    """BatchNorm statistics over all ranks instead of per rank."""
+    accumulate: PositiveInt = 1
+    """Forward passes per update; a step is an update."""
+    val_every_epochs: PositiveInt = 5
+    """Epochs between validations; the last epoch is always validated."""
+    save_every_epochs: PositiveInt = 1
+    """Epochs between writing `last.pt`; the last epoch always writes it."""
+    save_every_steps: NonNegativeInt = 0
+    """Steps between writing `last.pt` inside an epoch.  0: at epochs only."""
+    log_every_steps: PositiveInt = 20
+    """Steps between log records."""
+    best_metric: Literal["top1", "mean_class_accuracy"] = "top1"
+    """The validation metric by which `best.pt` is chosen; greater is better."""
+
+
+@dataclass(frozen=True, config=_closed)
+class Config:
+    model: ModelConfig
+    data: DataConfig
+    schedule: ScheduleConfig
+    optim: OptimConfig = Field(default_factory=OptimConfig)
+    train: TrainConfig = Field(default_factory=TrainConfig)
+    reference: dict[str, float | int | str] = Field(default_factory=dict)
+    """Published figures that this config aims at, and their source.  Nothing computes with them."""
