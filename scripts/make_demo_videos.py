@@ -1,7 +1,7 @@
 """A small data set of real video files, drawn by the project itself: every seed gives the same bytes again.
 
-A class is a pair of an appearance and a motion (`striped_disc_slides`, `checkered_square_spins`, ...); all else is
-random: colours, background, place, size, speed, direction, noise, picture size, frame rate, length and container.
+A class is a pair of an appearance and a motion (`striped_disc_slides`, `checkered_square_spins`, ...).  All else
+is random: colours, background, place, size, speed, noise, picture size, frame rate, length and container.
 Three appearances and three motions make nine classes, so knowing only one of the two is worth 1/3.
 
 A Temporal Segment Network averages single frames, so it cannot see their order; a motion is told by the smear
@@ -32,7 +32,7 @@ MIN_FRAMES, MAX_FRAMES = 30, 90
 
 SPRITE_SIZE = 96
 SMEAR_FRAMES = 3.0
-"""Frames for which the shutter stays open: longer than a real one, so that a 112-pixel crop shows the smear."""
+"""Frames for which the shutter stays open: longer than a real one, so that small crops show the smear."""
 SMEAR_WEIGHTS = np.array((0.34, 0.18, 0.15, 0.13, 0.11, 0.09), dtype=np.float32)
 """Share of each moment in the picture, newest first: the shape stays recognisable at its smear's head."""
 
@@ -74,7 +74,7 @@ class Trajectory:
 
 
 def draw_sprite(rng: np.random.Generator, appearance: str) -> np.ndarray:
-    """The shape in two contrasting colours: (SPRITE_SIZE, SPRITE_SIZE, 4) float32, RGB times alpha, and alpha."""
+    """The shape in two contrasting colours: (SPRITE_SIZE, SPRITE_SIZE, 4) float32, premultiplied RGBA."""
     y, x = (np.mgrid[0:SPRITE_SIZE, 0:SPRITE_SIZE] + 0.5) / SPRITE_SIZE * 2 - 1  # -1..1
     period = rng.uniform(0.45, 0.6)
     match appearance:
