@@ -5,7 +5,7 @@ DEMO_DIR ?= work/demo
 # Tests on real videos find them here; where it is unset and nothing lies at ../shared/data, they skip and say so.
 ifeq ($(TSN_TEST_DATA),)
 ifneq ($(wildcard ../shared/data),)
-export TSN_TEST_DATA := ../shared/data
+export TSN_TEST_DATA := $(abspath ../shared/data)
 endif
 endif
 

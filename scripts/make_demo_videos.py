@@ -1,6 +1,6 @@
 """A small data set of real video files, drawn by the project itself: every seed gives the same bytes again.
 
-A class is a pair of an appearance and a motion (`striped_disc_slides`, `checkered_square_spins`, ...).  All else
+A class is a pair of an appearance and a motion (`striped_disc_slides`, `dotted_triangle_spins`).  All else
 is random: colours, background, place, size, speed, noise, picture size, frame rate, length and container.
 Three appearances and three motions make nine classes, so knowing only one of the two is worth 1/3.
 
