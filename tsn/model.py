@@ -1,0 +1,92 @@
+"""Temporal Segment Networks: one image network over the frames of a video, and their mean.  arXiv:1608.00859."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from tsn.backbones import build_backbone
+from tsn.config import ModelConfig
+
+RGB_MEAN = (123.675, 116.28, 103.53)
+"""Of ImageNet, in grey levels 0..255, in the order R, G, B."""
+RGB_STD = (58.395, 57.12, 57.375)
+
+FRAMES_PER_PASS = 256
+"""Frames that go through the backbone at once when testing: 250 views of a video need no more memory than training."""
+
+
+class TSN(nn.Module):
+    """A backbone, the mean of its features over a video's views, dropout and a linear layer."""
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        num_features: int,
+        num_classes: int,
+        *,
+        dropout: float = 0.4,
+        init_std: float = 0.01,
+        channels_last: bool = True,
+        mean: Sequence[float] = RGB_MEAN,
+        std: Sequence[float] = RGB_STD,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.dropout = nn.Dropout(dropout)
+        self.fc = nn.Linear(num_features, num_classes)
+        nn.init.normal_(self.fc.weight, std=init_std)
+        nn.init.zeros_(self.fc.bias)
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.backbone.to(memory_format=self.memory_format)  # pyright: ignore[reportCallIssue]
+        # (x - mean) / std as one multiply-add: x * scale + shift, one number a channel.
+        mean_, std_ = torch.tensor(mean, dtype=torch.float64), torch.tensor(std, dtype=torch.float64)
+        self.register_buffer("scale", (1 / std_).float().view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("shift", (-mean_ / std_).float().view(1, -1, 1, 1), persistent=False)
+        self.scale: Tensor
+        self.shift: Tensor
+
+    def forward(self, clips: Tensor) -> Tensor:
+        """Logits of whole videos.
+
+        Args:
+            clips: (N, V, H, W, C) uint8, grey levels; V views a video, whose features are averaged.
+
+        Returns:
+            (N, num_classes) raw logits.
+        """
+        frames = clips.flatten(0, 1).permute(0, 3, 1, 2)  # (N * V, C, H, W): in memory it is channels_last already
+        features = self._features(frames)
+        return self.classify(features.unflatten(0, clips.shape[:2]))
+
+    def forward_normalized(self, clips: Tensor) -> Tensor:
+        """Logits of (N, V, C, H, W) floats that are normalised already."""
+        features = self.backbone(clips.flatten(0, 1))
+        return self.classify(features.unflatten(0, clips.shape[:2]))
+
+    def classify(self, features: Tensor) -> Tensor:
+        """(N, V, num_features) features to (N, num_classes) logits: consensus, dropout, linear layer."""
+        return self.fc(self.dropout(features.mean(dim=1)))
+
+    def _features(self, frames: Tensor) -> Tensor:
+        """(F, C, H, W) uint8 frames to (F, num_features)."""
+        if self.training or len(frames) <= FRAMES_PER_PASS:
+            return self.backbone(self._normalize(frames))
+        return torch.cat([self.backbone(self._normalize(part)) for part in frames.split(FRAMES_PER_PASS)])
+
+    def _normalize(self, frames: Tensor) -> Tensor:
+        frames = frames.to(self.scale.dtype, memory_format=self.memory_format)
+        return torch.addcmul(self.shift, frames, self.scale)
+
+
+def build_model(config: ModelConfig, *, channels_last: bool = True) -> TSN:
+    """The network that `config` describes, with fresh weights (`tsn.weights` loads pretrained ones)."""
+    backbone, num_features = build_backbone(config.backbone)
+    return TSN(
+        backbone,
+        num_features,
+        config.num_classes,
+        dropout=config.dropout,
+        init_std=config.init_std,
+        channels_last=channels_last,
+    )
