@@ -1,0 +1,161 @@
+"""What can be wrong with a config, in words: pydantic's errors, and settings that contradict each other."""
+
+import dataclasses
+import difflib
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from tsn.config import Config, EvalDataConfig, ModelConfig, ScheduleConfig, TrainDataConfig
+
+_KINDS = {
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "string_type": "text",
+    "bool_type": "true or false",
+    "tuple_type": "a list",
+    "dict_type": "a section (lines of key: value)",
+    "dataclass_type": "a section (lines of key: value)",
+}
+
+
+def describe_errors(error: ValidationError) -> list[tuple[str, str]]:
+    """Pydantic's findings as (dotted key, what was found and what was expected), each once."""
+    # A value that may be of several types is reported for each of them; a list whose items are wrong also as too short.
+    described = [_describe(detail) for detail in error.errors(include_url=False) if not _is_echo(detail)]
+    return list(dict.fromkeys(described))
+
+
+def _is_echo(error: Mapping[str, Any]) -> bool:
+    return error["type"] == "too_short" and len(error["input"]) >= error["ctx"]["min_length"]
+
+
+def _describe(error: Mapping[str, Any]) -> tuple[str, str]:
+    location = error["loc"]
+    key, found, context = dotted(location), error["input"], error.get("ctx", {})
+    match error["type"]:
+        case "unexpected_keyword_argument":
+            return key, "unknown key" + _suggest(location)
+        case "missing" if isinstance(location[-1], int):
+            return dotted(location[:-1]), f"has {len(found)} values, expected {location[-1] + 1}"
+        case "missing":
+            return key, "missing; it has no default"
+        case "too_long":
+            return key, f"has {context['actual_length']} values, expected at most {context['max_length']}"
+        case "too_short":
+            return key, f"has {context['actual_length']} values, expected at least {context['min_length']}"
+        case "greater_than_equal":
+            return key, f"is {found}, expected at least {context['ge']}"
+        case "less_than_equal":
+            return key, f"is {found}, expected at most {context['le']}"
+        case "greater_than":
+            return key, f"is {found}, expected more than {context['gt']}"
+        case "literal_error":
+            options = context["expected"].replace("'", "")
+            return key, f"is {in_yaml(found)}, expected {options}"
+        case kind if location[0] == "reference" and len(location) > 1:
+            return dotted(location[:2]), f"is {in_yaml(found)}, expected a number or text"
+        case kind:
+            return key, f"is {in_yaml(found)}, expected {_KINDS.get(kind, error['msg'])}"
+
+
+def in_yaml(value: Any) -> str:
+    """A value as one would write it in the file."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return str(value).lower()
+        case dict():
+            return "a section"
+        case list():
+            return "a list"
+        case str():
+            return f'"{value}"'
+        case _:
+            return str(value)
+
+
+def dotted(location: tuple[str | int, ...]) -> str:
+    """('data', 'train', 'scales', 0) as `data.train.scales[0]`."""
+    text = ""
+    for part in location:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text
+
+
+def _suggest(location: tuple[str | int, ...]) -> str:
+    """`; did you mean ...?` with the likeliest key of the same section, or the same key of another section."""
+    name = str(location[-1])
+    known = dict(_iter_keys(Config, ()))
+    siblings = [keys[-1] for keys in known.values() if keys[:-1] == location[:-1]]
+    close = difflib.get_close_matches(name, siblings, n=1)
+    elsewhere = [key for key, keys in known.items() if keys[-1] == name]
+    if close:
+        return f'; did you mean "{close[0]}"?'
+    if elsewhere:
+        return f'; did you mean "{elsewhere[0]}"?'
+    return f"; known here are: {', '.join(siblings)}" if siblings else ""
+
+
+def _iter_keys(section: type, path: tuple[str, ...]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    hints = typing.get_type_hints(section)
+    for field in dataclasses.fields(section):
+        keys = (*path, field.name)
+        yield ".".join(keys), keys
+        if dataclasses.is_dataclass(hints[field.name]):
+            yield from _iter_keys(hints[field.name], keys)
+
+
+def conflicts(config: Config) -> Iterator[tuple[str, str]]:
+    """Settings that are valid alone but not together, as (dotted key, what is wrong)."""
+    yield from _model_conflicts(config.model)
+    yield from _train_conflicts(config.data.train)
+    yield from _eval_conflicts("data.val", config.data.val)
+    yield from _eval_conflicts("data.test", config.data.test)
+    yield from _schedule_conflicts(config.schedule)
+
+
+def _model_conflicts(model: ModelConfig) -> Iterator[tuple[str, str]]:
+    if model.backbone == "resnet18" and model.pretrained == "imagenet_v2":
+        yield "model.pretrained", "is imagenet_v2, which does not exist for resnet18; use imagenet_v1"
+
+
+def _train_conflicts(train: TrainDataConfig) -> Iterator[tuple[str, str]]:
+    if train.crop == "center" and train.short_side is not None and train.crop_size > train.short_side:
+        yield "data.train.crop_size", f"is {train.crop_size}, larger than short_side ({train.short_side})"
+    for i, scale in enumerate(train.scales):
+        if scale > 1:
+            yield f"data.train.scales[{i}]", f"is {scale}, expected at most 1, the whole short side"
+    for name in ("area_range", "aspect_range"):
+        low, high = getattr(train, name)
+        if low > high:
+            yield f"data.train.{name}", f"is [{low}, {high}], expected the smaller number first"
+    if train.area_range[1] > 1:
+        yield "data.train.area_range", f"ends at {train.area_range[1]}, expected at most 1, the whole frame"
+
+
+def _eval_conflicts(section: str, data: EvalDataConfig) -> Iterator[tuple[str, str]]:
+    if data.num_crops == 3 and data.crop_size != data.short_side:
+        yield (
+            f"{section}.crop_size",
+            f"is {data.crop_size}; 3 crops lie along the long side, so it must equal short_side "
+            f"({in_yaml(data.short_side)})",
+        )
+    elif data.short_side is not None and data.crop_size > data.short_side:
+        yield f"{section}.crop_size", f"is {data.crop_size}, larger than short_side ({data.short_side})"
+
+
+def _schedule_conflicts(schedule: ScheduleConfig) -> Iterator[tuple[str, str]]:
+    milestones = schedule.milestones
+    if list(milestones) != sorted(set(milestones)):
+        yield "schedule.milestones", f"is {list(milestones)}, expected increasing epochs"
+    if milestones and schedule.kind == "cosine":
+        yield "schedule.milestones", "has no meaning for kind cosine; leave it empty: []"
+    if schedule.warmup_epochs > schedule.epochs:
+        yield (
+            "schedule.warmup_epochs",
+            f"is {schedule.warmup_epochs}, longer than the whole run ({schedule.epochs} epochs)",
+        )

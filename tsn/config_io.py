@@ -1,0 +1,127 @@
+"""From YAML and `section.key=value` to a `Config`, reporting every fault at once."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from tsn.config import Config
+from tsn.config_faults import conflicts, describe_errors
+from tsn.errors import UserError
+from tsn.yaml_reader import parse_yaml
+
+
+@dataclass(frozen=True)
+class NamedConfig:
+    """A config and the name under which its runs are kept."""
+
+    name: str
+    """The file name without `.yaml`."""
+    config: Config
+
+
+def load_config(name: str, overrides: Sequence[str] = ()) -> NamedConfig:
+    """Read a config file and apply overrides.
+
+    Args:
+        name: an existing path, or the name of a packaged config with or without `.yaml`; a path wins.
+        overrides: `section.key=value`, later ones win; a value is read like one in the file.
+
+    Raises:
+        UserError: there is no such config, or it has faults; all of them are listed.
+    """
+    file_name, text = _find(name)
+    data, faults = parse_yaml(text)
+    if not isinstance(data, dict):
+        faults = faults or ["is empty; expected sections such as model, data and schedule"]
+        data = {}
+    faults = [f"{file_name}: {fault}" for fault in faults]
+    return NamedConfig(Path(file_name).stem, _build(data, overrides, source=file_name, faults=faults))
+
+
+def config_from_dict(data: Mapping[str, Any], overrides: Sequence[str] = (), *, source: str) -> Config:
+    """A config from nested plain data, as `config_to_dict` gives it and checkpoints hold it.
+
+    Raises:
+        UserError: the data or the overrides have faults; all of them are listed.
+    """
+    return _build(json.loads(json.dumps(data)), overrides, source=source, faults=[])
+
+
+def config_to_dict(config: Config) -> dict[str, Any]:
+    """The whole config, defaults included, as dicts, lists and plain values."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def config_to_yaml(config: Config) -> str:
+    """The whole config, defaults included, as a file that `load_config` reads back."""
+    return yaml.safe_dump(config_to_dict(config), sort_keys=False)
+
+
+def packaged_configs() -> list[str]:
+    """The names of the configs that come with the package."""
+    folder = resources.files("tsn") / "configs"
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def _find(name: str) -> tuple[str, str]:
+    path = Path(name)
+    if path.is_file():
+        return path.name, path.read_text(encoding="utf-8")
+    stem = name.removesuffix(".yaml")
+    if stem not in packaged_configs():
+        raise UserError(
+            f"--cfg {name}: no such file, and no packaged config of this name; packaged are: "
+            f"{', '.join(packaged_configs())}"
+        )
+    entry = resources.files("tsn") / "configs" / f"{stem}.yaml"
+    return entry.name, entry.read_text(encoding="utf-8")
+
+
+def _build(data: dict[str, Any], overrides: Sequence[str], *, source: str, faults: list[str]) -> Config:
+    """Validate `data` with the overrides in it; `faults` holds what is known to be wrong already."""
+    overridden: set[str] = set()
+    for override in overrides:
+        faults += [f"command line: {fault}" for fault in _override(data, override, overridden)]
+    try:
+        config = TypeAdapter(Config).validate_json(json.dumps(data), strict=True)
+        found = list(conflicts(config))
+    except ValidationError as error:
+        found, config = describe_errors(error), None
+    for key, text in found:
+        origin = "command line" if _is_inside(key, overridden) else source
+        faults.append(f"{origin}: {key}: {text}")
+    if faults or config is None:
+        raise UserError("\n".join(faults))
+    return config
+
+
+def _is_inside(key: str, overridden: set[str]) -> bool:
+    """True if an override set `key`, a part of it or what it is a part of."""
+    return any(
+        key == other or key.startswith((f"{other}.", f"{other}[")) or other.startswith(f"{key}.")
+        for other in overridden
+    )
+
+
+def _override(data: dict[str, Any], override: str, overridden: set[str]) -> list[str]:
+    """Set one `section.key=value` in `data`; returns what is wrong with it."""
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        return [f"{override!r}: expected section.key=value"]
+    value, faults = parse_yaml(text)
+    *sections, last = key.split(".")
+    for section in sections:
+        inner = data.setdefault(section, {})
+        if not isinstance(inner, dict):
+            return [f"{key}: {section} is a value, not a section"]
+        data = inner
+    data[last] = value
+    overridden.add(key)
+    return [f"{key}: {fault}" for fault in faults]
