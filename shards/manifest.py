@@ -1,0 +1,145 @@
+"""`manifest.json`: what a directory of shards holds. It is written last, so that its presence means complete."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from shards.files import to_json, write_atomically
+
+FILE_NAME = "manifest.json"
+FORMAT, VERSION = "tsn-shards", 1
+
+
+class ShardError(Exception):
+    """A directory of shards that cannot be used; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class ShardFile:
+    """One tar and its index.
+
+    Attributes:
+        name: e.g. "shard-000000.tar"; its index has the suffix .idx.
+        num_samples: samples inside.
+        size_bytes: length of the tar.
+        sha256, index_sha256: checksums of the tar and of its index, hexadecimal.
+    """
+
+    name: str
+    num_samples: int
+    size_bytes: int
+    sha256: str
+    index_sha256: str
+
+    @property
+    def index_name(self) -> str:
+        return str(Path(self.name).with_suffix(".idx"))
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The whole of a packed split; sizes are those of the visible stored frames, in pixels.
+
+    Attributes:
+        dataset, split: names for people.
+        codec: "mjpeg" or "h264".
+        modality: "rgb".
+        num_samples, num_rejected: videos packed, and left out (see rejected.jsonl).
+        num_classes, classes: the class names, in the order of the labels.
+        multi_label: whether a sample has a number of labels other than one.
+        num_frames, size_bytes: sums over all samples, and over all tars.
+        max_num_frames: of one sample.
+        min_short_side .. max_padded_height: extremes over the samples; padded: with the rows added for the codec.
+        mcu_height: rows that a coded height is a multiple of.
+        options: every option that shaped the content, the checksums of list and class file among them.
+        shards: the tars in order.
+    """
+
+    dataset: str
+    split: str
+    codec: str
+    modality: str
+    num_samples: int
+    num_rejected: int
+    num_classes: int
+    classes: tuple[str, ...]
+    multi_label: bool
+    num_frames: int
+    size_bytes: int
+    max_num_frames: int
+    min_width: int
+    max_width: int
+    min_height: int
+    max_height: int
+    min_short_side: int
+    max_short_side: int
+    max_padded_height: int
+    mcu_height: int
+    options: dict[str, Any]
+    shards: tuple[ShardFile, ...]
+
+
+def write_manifest(directory: Path, manifest: Manifest) -> None:
+    """Write `manifest.json` into `directory`."""
+    content = {"format": FORMAT, "version": VERSION} | asdict(manifest)
+    write_atomically(directory / FILE_NAME, to_json(content))
+
+
+def load_manifest(directory: str | Path) -> Manifest:
+    """Read the manifest of a directory of shards.
+
+    Raises:
+        ShardError: no such directory, packing has not finished, another format or version, or fields are missing.
+    """
+    path = Path(directory) / FILE_NAME
+    if not path.parent.is_dir():
+        raise ShardError(f"{path.parent}: no such directory; pack it with scripts/make_shards.py --out {path.parent}")
+    if not path.is_file():
+        begun = (path.parent / ".progress").is_dir()
+        remedy = "its packing has not finished: run the same make_shards.py again" if begun else "not a shard directory"
+        raise ShardError(f"{path}: no such file; {remedy}")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ShardError(f"{path}: not JSON ({error}); pack the directory again") from error
+    return _parse(path, content)
+
+
+def _parse(path: Path, content: Any) -> Manifest:
+    if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
+        raise ShardError(f'{path}: not a manifest of shards: "format" is not "{FORMAT}"')
+    version = content.pop("version", None)
+    if version != VERSION:
+        raise ShardError(f"{path}: version {version}, this program reads version {VERSION}; pack the directory again")
+    expected = {field.name for field in fields(Manifest)}
+    if set(content) != expected:
+        differing = ", ".join(sorted(set(content) ^ expected))
+        raise ShardError(f"{path}: fields that are missing or unknown: {differing}; pack the directory again")
+    try:
+        shards = tuple(ShardFile(**shard) for shard in content.pop("shards"))
+        return Manifest(**content | {"classes": tuple(content["classes"])}, shards=shards)
+    except TypeError as error:
+        raise ShardError(f"{path}: {error}; pack the directory again") from error
+
+
+def check_files(directory: str | Path, manifest: Manifest) -> None:
+    """Cheap check that the files are those of the manifest: each tar's length, each index's checksum.
+
+    Raises:
+        ShardError: lists every file that is missing or differs.
+    """
+    faults = []
+    for shard in manifest.shards:
+        tar, index = Path(directory) / shard.name, Path(directory) / shard.index_name
+        if not tar.is_file():
+            faults.append(f"{tar}: no such file")
+        elif tar.stat().st_size != shard.size_bytes:
+            faults.append(f"{tar}: {tar.stat().st_size} bytes, the manifest says {shard.size_bytes}")
+        if not index.is_file():
+            faults.append(f"{index}: no such file")
+        elif hashlib.sha256(index.read_bytes()).hexdigest() != shard.index_sha256:
+            faults.append(f"{index}: not the index of its tar (sha256 differs from the manifest's)")
+    if faults:
+        raise ShardError("\n".join([*faults, "copy these files again, or pack the directory again"]))

@@ -1,0 +1,156 @@
+"""Decoding any video that FFmpeg reads into upright RGB frames, or a reason why not."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import av
+import numpy as np
+from av.video.reformatter import Interpolation
+
+from shards.stream import VideoError
+
+# FFmpeg converts these by a fast exact path which decord and OpenCV use too; every other one needs the careful flags.
+_PLAIN_FORMATS = {"yuv420p", "yuvj420p", "yuv422p", "yuvj422p"}
+_CAREFUL = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+_MAX_MISSING_S = 0.5
+
+
+@dataclass(frozen=True)
+class Orientation:
+    """How a decoded picture becomes upright: transposed first, then mirrored."""
+
+    transpose: bool = False
+    mirror_x: bool = False
+    mirror_y: bool = False
+
+    def apply(self, picture: np.ndarray) -> np.ndarray:
+        """A view of `picture` (H, W, 3), upright."""
+        upright = picture.swapaxes(0, 1) if self.transpose else picture
+        return upright[:: -1 if self.mirror_y else 1, :: -1 if self.mirror_x else 1]
+
+
+class Video:
+    """An opened video; `open_video` makes it.
+
+    Attributes:
+        width, height: pixels of an upright frame.
+        fps: average frame rate, or None where the file gives none.
+    """
+
+    def __init__(self, container: av.container.InputContainer) -> None:
+        if not container.streams.video:
+            raise VideoError("no video stream in the file")
+        self._container = container
+        self._stream = container.streams.video[0]
+        self._stream.thread_count = 1
+        self._frames = self._decode()
+        self._first = next(self._frames, None)
+        if self._first is None:
+            raise VideoError("no frame could be decoded")
+        self._orientation = _orientation(self._first)
+        coded = (self._first.width, self._first.height)
+        self.width, self.height = coded[::-1] if self._orientation.transpose else coded
+        rate = self._stream.average_rate or self._stream.guessed_rate
+        self.fps = float(rate) if rate else None
+
+    def iter_frames(
+        self, choose_size: Callable[[int, int], tuple[int, int]] = lambda w, h: (w, h), frame_stride: int = 1
+    ) -> Iterator[np.ndarray]:
+        """Yield every `frame_stride`-th frame, (H, W, 3) uint8 RGB, upright. Can be called once.
+
+        Args:
+            choose_size: stored (width, height) from the source's. Frames whose size changes on the way are scaled
+                to that of the first, as FFmpeg does.
+            frame_stride: 1 = every frame.
+
+        Raises:
+            VideoError: a frame cannot be decoded, is damaged, or the end of the file is missing.
+        """
+        size = choose_size(self.width, self.height)
+        width, height = size[::-1] if self._orientation.transpose else size
+        for frame in islice(self._decode_again(), 0, None, frame_stride):
+            yield self._orientation.apply(_to_rgb(frame, width, height))
+
+    def _decode_again(self) -> Iterator[av.VideoFrame]:
+        assert self._first is not None, "the frames of a video can be read once"
+        first, self._first = self._first, None
+        yield first
+        yield from self._frames
+
+    def _decode(self) -> Iterator[av.VideoFrame]:
+        number, last = 0, None
+        for packet in self._container.demux(self._stream):
+            if packet.is_corrupt:
+                raise VideoError(f"the file is damaged or cut off after frame {number}")
+            for frame in packet.decode():
+                if frame.is_corrupt:
+                    raise VideoError(f"frame {number} is damaged")
+                yield frame
+                number, last = number + 1, frame
+        if last is not None:
+            self._check_end(last)
+
+    def _check_end(self, last: av.VideoFrame) -> None:
+        """Matroska and AVI files that were cut off end in silence; their header knows how long they should be."""
+        # An MP4 with an edit list shows less than its track holds, and a cut one fails to read anyway.
+        stated_s = None if "mp4" in self._container.format.name else _stated_duration_s(self._stream)
+        if stated_s is None or last.time is None:
+            return
+        end_s = last.time - float((self._stream.start_time or 0) * self._stream.time_base)
+        if end_s < stated_s - max(_MAX_MISSING_S, 0.05 * stated_s):
+            raise VideoError(f"the file is cut off: its header says {stated_s:.1f} s, its last frame is at {end_s:.1f} s")
+
+
+@contextmanager
+def open_video(path: str | Path) -> Iterator[Video]:
+    """Open a video file and decode its first frame. FFmpeg's errors become `VideoError` inside the block, too.
+
+    Raises:
+        VideoError: FFmpeg cannot read the file, it has no video stream, or no frame.
+    """
+    try:
+        with av.open(str(path)) as container:
+            yield Video(container)
+    except (av.FFmpegError, OSError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise VideoError(f"FFmpeg cannot decode it: {reason}") from error
+
+
+def _stated_duration_s(stream: av.VideoStream) -> float | None:
+    """Seconds that the header gives for this stream: its own field, or Matroska's DURATION tag, "00:00:10.3430000"."""
+    if stream.duration is not None:
+        return float(stream.duration * stream.time_base)
+    hours, _, rest = stream.metadata.get("DURATION", "").partition(":")
+    minutes, _, seconds = rest.partition(":")
+    try:
+        return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
+    except ValueError:
+        return None
+
+
+def _orientation(frame: av.VideoFrame) -> Orientation:
+    """Read the display matrix, which maps a pixel (x, y) to (a x + c y, b x + d y).
+
+    Raises:
+        VideoError: it turns the picture by something else than a multiple of 90 degrees.
+    """
+    data = frame.side_data.get("DISPLAYMATRIX")
+    if data is None:
+        return Orientation()
+    a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5].tolist()
+    if not b and not c and a and d:
+        return Orientation(False, a < 0, d < 0)
+    if not a and not d and b and c:
+        return Orientation(True, c < 0, b < 0)
+    raise VideoError(f"its display matrix turns frames by {frame.rotation} degrees: only multiples of 90 can be stored")
+
+
+def _to_rgb(frame: av.VideoFrame, width: int, height: int) -> np.ndarray:
+    """(height, width, 3) uint8. swscale follows the frame's own matrix and range; untagged means BT.601, limited."""
+    same_size = (frame.width, frame.height) == (width, height)
+    plain = same_size and frame.format.name in _PLAIN_FORMATS and frame.height % 2 == 0
+    flags = Interpolation.BILINEAR if plain else _CAREFUL
+    return frame.reformat(width=width, height=height, format="rgb24", interpolation=flags, threads=1).to_ndarray()
