@@ -1,0 +1,54 @@
+"""Exact arithmetic on DALI graph nodes.
+
+DALI computes in float32 unless told otherwise, has no float64 constants and rounds when it casts to integers.  Which
+frame and which window come out must not depend on that, so every real-valued step goes through these helpers.
+"""
+
+import numpy as np
+from nvidia.dali import fn, math, types
+from nvidia.dali.data_node import DataNode
+
+
+def float64(value: DataNode | float) -> DataNode:
+    """A node, or a Python number with all its 53 bits, as FLOAT64.
+
+    A constant node holds float32 at most, so a number is handed over as a sum of three of them.
+    """
+    if isinstance(value, DataNode):
+        return fn.cast(value, dtype=types.FLOAT64)
+    high = np.float32(value)
+    middle = np.float32(value - float(high))
+    low = np.float32(value - float(high) - float(middle))
+    parts = [float64(types.Constant(part, device="cpu")) for part in (high, middle, low) if part or part is high]
+    return sum(parts[1:], start=parts[0])
+
+
+def float64_range(stop: int) -> DataNode:
+    """(stop,) FLOAT64: 0, 1, ..., stop - 1."""
+    return float64(types.Constant(np.arange(stop, dtype=np.float32), device="cpu"))
+
+
+def floor_int(value: DataNode) -> DataNode:
+    """Largest integer not above `value`, as INT32."""
+    return fn.cast(math.floor(value), dtype=types.INT32)
+
+
+def round_half_even_int(value: DataNode) -> DataNode:
+    """Nearest integer of a non-negative FLOAT64 node, halves to the even one (as NumPy rounds), as INT32."""
+    whole = math.floor(value)
+    rest = value - whole
+    odd = whole - math.floor(whole / 2.0) * 2.0
+    up = fn.cast(rest > 0.5, dtype=types.FLOAT64) + fn.cast(rest == 0.5, dtype=types.FLOAT64) * odd
+    return fn.cast(whole + up, dtype=types.INT32)
+
+
+def select(condition: DataNode, yes: DataNode | int, no: DataNode | int) -> DataNode:
+    """`yes` where `condition` (BOOL) holds, else `no`; all three broadcast.  INT32 in, INT32 out."""
+    chosen = fn.cast(condition, dtype=types.INT32)
+    return chosen * yes + (1 - chosen) * no
+
+
+def random_int(below: DataNode | int, *, shape: list[int] | None = None) -> DataNode:
+    """Uniform integers in [0, below), INT32; a scalar, or of the given shape.  `below` >= 1."""
+    fraction = float64(fn.random.uniform(range=[0.0, 1.0], shape=shape if shape else []))
+    return math.min(floor_int(fraction * below), below - 1)

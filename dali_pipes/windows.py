@@ -1,0 +1,118 @@
+"""Crop windows, as DALI graph nodes: MultiScaleCrop, RandomResizedCrop and the test crops of MMAction2.
+
+A window is (x1, y1, x2, y2), half-open, in pixels of the frame after it was scaled to its short side.  Every function
+takes `width` and `height` of that frame, INT32 scalar nodes, and returns INT32 (num_crops, 4); all frames of a video
+share them.
+"""
+
+import math as pymath
+from itertools import product
+
+import numpy as np
+from nvidia.dali import fn, math, types
+from nvidia.dali.data_node import DataNode
+
+from dali_pipes.graph_math import float64, floor_int, random_int, round_half_even_int
+
+NUM_CANDIDATES = 10
+"""RandomResizedCrop draws this many windows and takes the first that fits."""
+
+_FIXED_POSITIONS = {
+    5: ((0, 0), (4, 0), (0, 4), (4, 4), (2, 2)),
+    13: (
+        *((0, 0), (4, 0), (0, 4), (4, 4), (2, 2)),
+        *((0, 2), (4, 2), (2, 4), (2, 0), (1, 1), (3, 1), (1, 3), (3, 3)),
+    ),
+}  # (x, y) in quarters of the room that the window leaves
+
+
+def scaled_size(width: DataNode, height: DataNode, short_side: int | None) -> tuple[DataNode, DataNode]:
+    """Size (width, height) of a frame scaled to `short_side` with its aspect kept; unchanged where that is None."""
+    if short_side is None:
+        return width, height
+    factor = float64(short_side) / float64(math.min(width, height))
+    return floor_int(float64(width) * factor + 0.5), floor_int(float64(height) * factor + 0.5)
+
+
+def multi_scale_window(
+    width: DataNode,
+    height: DataNode,
+    *,
+    crop_size: int,
+    scales: tuple[float, ...],
+    max_scale_gap: int,
+    num_fixed_crops: int,
+) -> DataNode:
+    """A random pair of sizes out of `scales`, at a random one of 5 or 13 fixed positions.  TSN, arXiv:1608.00859."""
+    base = float64(math.min(width, height))
+    sizes = fn.stack(*[floor_int(base * float64(scale)) for scale in scales])
+    near = fn.cast(math.abs(sizes - crop_size) < 3, dtype=types.INT32)
+    sizes = near * crop_size + (1 - near) * sizes
+    places = range(len(scales))
+    pairs = [(w, h) for w, h in product(places, places) if abs(w - h) <= max_scale_gap]
+    pair = _random_row(pairs)
+    crop_width, crop_height = sizes[pair[0]], sizes[pair[1]]
+    position = _random_row(_FIXED_POSITIONS[num_fixed_crops])
+    x = position[0] * ((width - crop_width) // 4)
+    y = position[1] * ((height - crop_height) // 4)
+    return _windows([(x, y, crop_width, crop_height)])
+
+
+def random_resized_window(
+    width: DataNode, height: DataNode, *, area_range: tuple[float, float], aspect_range: tuple[float, float]
+) -> DataNode:
+    """A window of random area (fraction of the frame's) and random aspect (width over height), anywhere inside.
+
+    Where none of the candidates fits, the centred square of the short side.
+    """
+    area = float64(fn.random.uniform(range=list(area_range), shape=[NUM_CANDIDATES])) * (width * height)
+    log_aspect = [pymath.log(aspect) for aspect in aspect_range]
+    aspect = math.exp(float64(fn.random.uniform(range=log_aspect, shape=[NUM_CANDIDATES])))
+    widths = round_half_even_int(math.sqrt(area * aspect))
+    heights = round_half_even_int(math.sqrt(area / aspect))
+    fits = fn.cast(widths <= width, dtype=types.INT32) * fn.cast(heights <= height, dtype=types.INT32)
+    priority = fits * types.Constant(np.arange(NUM_CANDIDATES, 0, -1, dtype=np.int32), device="cpu")
+    best = fn.reductions.max(priority)
+    first = fits * fn.cast(priority == best, dtype=types.INT32)  # one-hot, or all zero where nothing fits
+    none = fn.cast(best == 0, dtype=types.INT32)
+    square = math.min(width, height)
+    crop_width = fn.reductions.sum(first * widths, dtype=types.INT32) + none * square
+    crop_height = fn.reductions.sum(first * heights, dtype=types.INT32) + none * square
+    x = (1 - none) * random_int(width - crop_width + 1) + none * ((width - crop_width) // 2)
+    y = (1 - none) * random_int(height - crop_height + 1) + none * ((height - crop_height) // 2)
+    return _windows([(x, y, crop_width, crop_height)])
+
+
+def test_windows(width: DataNode, height: DataNode, *, crop_size: int, num_crops: int) -> DataNode:
+    """The square windows of CenterCrop (1), ThreeCrop (3) or TenCrop (10), in the reference's order.
+
+    Of ten crops every second one is the mirror image of the one before: `test_flips`.
+    """
+    room_x, room_y = width - crop_size, height - crop_size
+    match num_crops:
+        case 1:
+            corners = [(room_x // 2, room_y // 2)]
+        case 3:  # crop_size is the short side: the windows move along the long side only
+            step_x, step_y = room_x // 2, room_y // 2
+            corners = [(0 * step_x, 0 * step_y), (2 * step_x, 2 * step_y), (step_x, step_y)]
+        case 10:
+            step_x, step_y = room_x // 4, room_y // 4
+            corners = [(x * step_x, y * step_y) for x, y in _FIXED_POSITIONS[5] for _ in (False, True)]
+        case _:
+            raise ValueError(f"num_crops: got {num_crops}, expected 1, 3 or 10")
+    return _windows([(x, y, crop_size, crop_size) for x, y in corners])
+
+
+def test_flips(num_crops: int) -> list[bool]:
+    """Which of the windows of `test_windows` are mirrored."""
+    return [num_crops == 10 and place % 2 == 1 for place in range(num_crops)]
+
+
+def _random_row(rows: list[tuple[int, ...]] | tuple[tuple[int, ...], ...]) -> DataNode:
+    """One of the rows, each equally likely: INT32 (row length,)."""
+    return types.Constant(np.array(rows, dtype=np.int32), device="cpu")[random_int(len(rows))]
+
+
+def _windows(corner_and_size: list[tuple]) -> DataNode:
+    """(num_crops, 4) from (x, y, width, height) each."""
+    return fn.stack(*[fn.stack(x, y, x + width, y + height) for x, y, width, height in corner_and_size])
