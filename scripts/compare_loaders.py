@@ -1,0 +1,308 @@
+"""This project's train pipeline against the loaders that people use for the same job, in one run.
+
+Every contender makes the same: batches of 16 clips, (16, T, 224, 224, 3) uint8, from whole videos: one random
+frame of each of T equal segments, a RandomResizedCrop window, a mirror image by chance.  PyAV, torchcodec and
+decord decode the original files in two worker processes of a PyTorch DataLoader; each is tried with several
+settings first and measured with its fastest.  This project packs the same videos and runs with two threads.
+Rounds take turns (A B C D A B C D ...), so that a busy machine disturbs all alike; medians are reported.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from dali_pipes.loader import Batch, build_train_loader
+from loader_baselines import (
+    CROP_SIZE,
+    VARIANTS,
+    ClipDataset,
+    Options,
+    Video,
+    find_baselines,
+    lend_ffmpeg_to_torchcodec,
+    scan_video,
+)
+from torch.utils.data import DataLoader, Sampler
+
+from tsn.config import DataConfig, EvalDataConfig, TrainDataConfig
+from tsn.machine import describe_machine
+
+BATCH_SIZE = 16
+NUM_WORKERS = 2
+SUFFIXES = (".mp4", ".mkv", ".avi", ".mov", ".webm")
+OURS = "this project"
+
+
+class RoundSampler(Sampler):
+    """Ever new clip numbers, `num_samples` at a time."""
+
+    def __init__(self) -> None:
+        self.num_samples = 0
+        self.start = 0
+
+    def __iter__(self) -> Iterator[int]:
+        self.start += self.num_samples
+        return iter(range(self.start, self.start + self.num_samples))
+
+    def __len__(self) -> int:
+        return self.num_samples
+
+
+class Contender(Protocol):
+    """One side of the comparison; `run` makes batches and tells how long they took."""
+
+    def run(self, num_batches: int) -> float: ...
+
+    def close(self) -> None: ...
+
+
+class DataLoaderContender:
+    """A baseline in a DataLoader; its workers live on from round to round."""
+
+    def __init__(self, dataset: ClipDataset):
+        self.num_segments = dataset.num_segments
+        self.sampler = RoundSampler()
+        self.loader = DataLoader(
+            dataset,
+            batch_size=BATCH_SIZE,
+            sampler=self.sampler,
+            num_workers=NUM_WORKERS,
+            persistent_workers=True,
+            multiprocessing_context="spawn",
+        )
+        self.run(NUM_WORKERS)  # starts the workers and imports the decoder in each
+
+    def run(self, num_batches: int) -> float:
+        """Seconds for `num_batches` batches from a standing start: all of their work is in the time."""
+        self.sampler.num_samples = num_batches * BATCH_SIZE
+        start = time.perf_counter()
+        for clips in self.loader:
+            check_clips(clips, self.num_segments)
+        return time.perf_counter() - start
+
+    def close(self) -> None:
+        del self.loader  # ends the workers
+
+
+class PipelineContender:
+    """This project's loader.  It works ahead, so the batches that were ready before a round do not count."""
+
+    def __init__(self, shards: Path, num_segments: int, seed: int):
+        train = TrainDataConfig(
+            shards=str(shards),
+            num_segments=num_segments,
+            batch_size=BATCH_SIZE,
+            short_side=None,
+            crop="random_resized",
+            crop_size=CROP_SIZE,
+        )
+        unused = EvalDataConfig(shards=str(shards))
+        data = DataConfig(train=train, val=unused, test=unused, device="cpu", num_threads=NUM_WORKERS)
+        self.num_segments = num_segments
+        self.num_ready = data.prefetch + 2
+        self.loader = build_train_loader(data, seed=seed, rank=0, world_size=1, local_rank=0)
+        self.batches = self.iter_forever()
+
+    def iter_forever(self) -> Iterator[Batch]:
+        while True:
+            yield from self.loader
+
+    def run(self, num_batches: int) -> float:
+        """Seconds for `num_batches` batches in the steady state."""
+        for _ in range(self.num_ready):
+            next(self.batches)
+        start = time.perf_counter()
+        for _ in range(num_batches):
+            check_clips(next(self.batches).clips, self.num_segments)
+        return time.perf_counter() - start
+
+    def close(self) -> None:
+        self.loader.close()
+
+
+def check_clips(clips: torch.Tensor, num_segments: int) -> None:
+    """Every contender must make the same thing.
+
+    Raises:
+        ValueError: a batch of another shape or dtype.
+    """
+    expected = (BATCH_SIZE, num_segments, CROP_SIZE, CROP_SIZE, 3)
+    if tuple(clips.shape) != expected or clips.dtype != torch.uint8:
+        raise ValueError(f"batch: found {tuple(clips.shape)} {clips.dtype}, expected {expected} torch.uint8")
+
+
+@dataclass
+class Result:
+    """What was measured of one contender with one number of segments."""
+
+    settings: str = ""
+    trials: dict[str, float] = field(default_factory=dict)
+    """Clips per second of each of the settings that were tried."""
+    rounds: list[float] = field(default_factory=list)
+    """Clips per second of each round."""
+
+    @property
+    def clips_per_s(self) -> float:
+        return statistics.median(self.rounds)
+
+
+def calibrate(contender: Contender, seconds: float) -> int:
+    """Batches that take about `seconds`: a multiple of the workers, so that none ends a round idle."""
+    per_batch_s = contender.run(NUM_WORKERS) / NUM_WORKERS
+    return max(1, round(seconds / per_batch_s / NUM_WORKERS)) * NUM_WORKERS
+
+
+def clips_per_s(contender: Contender, num_batches: int) -> float:
+    return num_batches * BATCH_SIZE / contender.run(num_batches)
+
+
+def build_baseline(
+    videos: list[Video], name: str, num_segments: int, args: argparse.Namespace
+) -> tuple[DataLoaderContender, Result]:
+    """A baseline with the fastest of its settings, each of which is tried for half a round first."""
+    rates = []
+    for options in VARIANTS[name]:
+        contender = DataLoaderContender(ClipDataset(videos, name, options, num_segments, args.seed))
+        rates.append(clips_per_s(contender, calibrate(contender, args.seconds / 2)))
+        contender.close()
+    fastest = VARIANTS[name][rates.index(max(rates))]
+    trials = {describe(options): rate for options, rate in zip(VARIANTS[name], rates, strict=True)}
+    dataset = ClipDataset(videos, name, fastest, num_segments, args.seed)
+    return DataLoaderContender(dataset), Result(describe(fastest), trials)
+
+
+def describe(options: Options) -> str:
+    return " ".join(f"{key}={value}" for key, value in options.items())
+
+
+def compare(videos: list[Video], shards: Path, names: list[str], num_segments: int, args: argparse.Namespace):
+    """All contenders with one number of segments, rounds in turn.
+
+    Returns:
+        {name: Result}, baselines first.
+    """
+    contenders: dict[str, Contender] = {}
+    results: dict[str, Result] = {}
+    for name in names:
+        contenders[name], results[name] = build_baseline(videos, name, num_segments, args)
+    contenders[OURS] = PipelineContender(shards, num_segments, args.seed)
+    results[OURS] = Result()
+    num_batches = {name: calibrate(contender, args.seconds) for name, contender in contenders.items()}
+    for _ in range(args.rounds):
+        for name, contender in contenders.items():
+            results[name].rounds.append(clips_per_s(contender, num_batches[name]))
+            time.sleep(0.5)  # what works ahead gets idle before the next one's turn
+    for contender in contenders.values():
+        contender.close()
+    return results
+
+
+def pack(videos: list[Video], out: Path, repeats: int) -> Path:
+    """Packs every video `repeats` times at 340x256 with `make_shards.py`; returns the shards' directory."""
+    root = out / "videos"
+    root.mkdir(parents=True)
+    lines = []
+    for repeat in range(repeats):
+        for video in videos:
+            name = f"{repeat:03d}_{Path(video.path).name}"
+            (root / name).symlink_to(video.path)
+            lines.append(f"{name} 0\n")
+    (out / "list.txt").write_text("".join(lines))
+    (out / "classes.txt").write_text("any\n")
+    command = [sys.executable, str(Path(__file__).parent / "make_shards.py"), "--list", str(out / "list.txt")]
+    command += ["--root", str(root), "--classes", str(out / "classes.txt"), "--size", "340x256"]
+    subprocess.run([*command, "--out", str(out / "shards")], check=True)
+    return out / "shards"
+
+
+def find_videos(directory: Path | None) -> list[Video]:
+    """The whole videos in `directory`.
+
+    Raises:
+        SystemExit: there is none.
+    """
+    if directory is None:
+        raise SystemExit(
+            "--videos: not given and TSN_TEST_DATA is unset; name a directory of whole video files"
+        )
+    paths = sorted(path for path in directory.glob("*") if path.suffix in SUFFIXES)
+    if not paths:
+        raise SystemExit(
+            f"--videos: found no file {'/'.join(SUFFIXES)} in {directory}; name another directory"
+        )
+    return [scan_video(path.resolve()) for path in paths]
+
+
+def parse_args() -> argparse.Namespace:
+    data = os.environ.get("TSN_TEST_DATA")
+    parser = argparse.ArgumentParser(
+        description="Compares loaders that make the same batches from the same videos."
+    )
+    parser.add_argument(
+        "--videos",
+        type=Path,
+        default=Path(data) / "full_videos" if data else None,
+        help="directory of whole video files (default: $TSN_TEST_DATA/full_videos)",
+    )
+    parser.add_argument(
+        "--segments", type=int, nargs="+", default=[3, 8], help="frames a clip (default: 3 8)"
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of every contender (default: 5)")
+    parser.add_argument("--seconds", type=float, default=4, help="length of a round (default: 4)")
+    parser.add_argument(
+        "--repeats", type=int, default=24, help="times that each video is packed (default: 24)"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, help="write the figures here as well")
+    return parser.parse_args()
+
+
+def report(results: dict[str, Result], num_segments: int) -> dict:
+    """Prints the table of one number of segments and returns its figures, ready for JSON."""
+    baselines = {name: result.clips_per_s for name, result in results.items() if name != OURS}
+    best = max(baselines, key=baselines.__getitem__)
+    ours = results[OURS].clips_per_s
+    print(f"\n{f'{num_segments} segments':22}{'clips/s':>9}{'min':>9}{'max':>9}{'ours is':>10}   settings")
+    for name, result in results.items():
+        rates = f"{result.clips_per_s:9.1f}{min(result.rounds):9.1f}{max(result.rounds):9.1f}"
+        print(f"{name:22}{rates}{ours / result.clips_per_s:9.1f}x   {result.settings}")
+    return {
+        "num_segments": num_segments,
+        "best_baseline": best,
+        "ratio": ours / baselines[best],
+        "loaders": {
+            name: {"clips_per_s": result.clips_per_s} | asdict(result) for name, result in results.items()
+        },
+    }
+
+
+def main() -> None:
+    args = parse_args()
+    videos = find_videos(args.videos)
+    lend_ffmpeg_to_torchcodec(videos[0])
+    names, missing = find_baselines(videos[0])
+    for name, reason in missing.items():
+        print(f"{name}: not compared, {reason}", file=sys.stderr)
+    with tempfile.TemporaryDirectory(prefix="compare-loaders-") as directory:
+        shards = pack(videos, Path(directory), args.repeats)
+        comparisons = [
+            report(compare(videos, shards, names, num_segments, args), num_segments)
+            for num_segments in args.segments
+        ]
+    if args.json:
+        figures = {"machine": describe_machine("torchcodec", "decord"), "not_compared": missing}
+        args.json.write_text(json.dumps(figures | {"comparisons": comparisons}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,174 @@
+"""PyAV, torchcodec and decord making TSN clips as fast as they can, for `compare_loaders.py`."""
+
+import atexit
+import os
+import shutil
+import sys
+import tempfile
+from bisect import bisect_right
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import av
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+CROP_SIZE = 224
+
+Options = Mapping[str, str | int]
+"""Settings of a decoder: the keyword arguments of its function in DECODERS."""
+
+
+@dataclass(frozen=True)
+class Video:
+    """A source file and what a decoder that seeks has to know about it."""
+
+    path: str
+    pts: tuple[int, ...]
+    """Presentation times of all frames, ascending, in the stream's time base."""
+    key_pts: tuple[int, ...]
+    """Those of the key frames."""
+
+
+def scan_video(path: Path) -> Video:
+    """Reads a file's packets without decoding; done before anything is timed."""
+    with av.open(str(path)) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.pts is not None]
+    pts = tuple(sorted(packet.pts for packet in packets))
+    key_pts = tuple(sorted(packet.pts for packet in packets if packet.is_keyframe))
+    return Video(str(path), pts, key_pts)
+
+
+def decode_pyav(video: Video, indices: np.ndarray, *, threads: int) -> list[np.ndarray]:
+    """The frames at ascending `indices`: seeks to the key frame before, or decodes on if that is sooner."""
+    frames = []
+    with av.open(video.path) as container:
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        stream.codec_context.thread_count = threads
+        frame, decoded = None, container.decode(stream)
+        for index in indices:
+            target = video.pts[index]
+            key = video.key_pts[bisect_right(video.key_pts, target) - 1]
+            if frame is None or frame.pts is None or frame.pts < key:
+                container.seek(target, stream=stream, backward=True)
+                decoded = container.decode(stream)
+            while frame is None or frame.pts is None or frame.pts < target:
+                frame = next(decoded)
+            frames.append(frame.to_ndarray(format="rgb24"))
+    return frames
+
+
+def decode_torchcodec(
+    video: Video, indices: np.ndarray, *, seek_mode: Literal["exact", "approximate"], threads: int
+) -> np.ndarray:
+    """The frames at `indices`, (T, H, W, 3) uint8."""
+    from torchcodec.decoders import VideoDecoder  # pyright: ignore[reportPrivateImportUsage]
+
+    decoder = VideoDecoder(
+        video.path, dimension_order="NHWC", num_ffmpeg_threads=threads, seek_mode=seek_mode
+    )
+    return decoder.get_frames_at(indices.tolist()).data.numpy()
+
+
+def decode_decord(video: Video, indices: np.ndarray, *, threads: int) -> np.ndarray:
+    """The frames at `indices`, (T, H, W, 3) uint8."""
+    import decord
+
+    return decord.VideoReader(video.path, num_threads=threads).get_batch(indices.tolist()).asnumpy()
+
+
+DECODERS = {"PyAV": decode_pyav, "torchcodec": decode_torchcodec, "decord": decode_decord}
+VARIANTS: dict[str, tuple[Options, ...]] = {
+    "PyAV": ({"threads": 1}, {"threads": 2}),
+    "torchcodec": (
+        {"seek_mode": "approximate", "threads": 1},
+        {"seek_mode": "approximate", "threads": 2},
+        {"seek_mode": "exact", "threads": 1},
+    ),
+    "decord": ({"threads": 1}, {"threads": 2}),
+}
+
+
+def draw_window(rng: np.random.Generator, width: int, height: int) -> tuple[int, int, int, int]:
+    """A RandomResizedCrop window x, y, width, height: area 0.08 to 1 of the picture, aspect 3/4 to 4/3."""
+    for _ in range(10):
+        area = rng.uniform(0.08, 1.0) * width * height
+        ratio = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
+        crop_width, crop_height = round(np.sqrt(area * ratio)), round(np.sqrt(area / ratio))
+        if crop_width <= width and crop_height <= height:
+            x, y = rng.integers(width - crop_width + 1), rng.integers(height - crop_height + 1)
+            return int(x), int(y), crop_width, crop_height
+    side = min(width, height)
+    return (width - side) // 2, (height - side) // 2, side, side
+
+
+class ClipDataset(Dataset):
+    """Clips as users make them: decode with one of DECODERS, crop, resize with OpenCV, mirror by chance."""
+
+    def __init__(self, videos: list[Video], decoder: str, options: Options, num_segments: int, seed: int):
+        self.videos = videos
+        self.decoder = decoder
+        self.options = dict(options)
+        self.num_segments = num_segments
+        self.seed = seed
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        """Clip number `index`, (T, CROP_SIZE, CROP_SIZE, 3) uint8; every number is another draw."""
+        cv2.setNumThreads(1)
+        rng = np.random.default_rng((self.seed, index))
+        video = self.videos[index % len(self.videos)]
+        segment = len(video.pts) // self.num_segments
+        indices = np.arange(self.num_segments) * segment + rng.integers(0, segment, self.num_segments)
+        frames = DECODERS[self.decoder](video, indices, **self.options)
+        x, y, width, height = draw_window(rng, frames[0].shape[1], frames[0].shape[0])
+        clip = np.empty((self.num_segments, CROP_SIZE, CROP_SIZE, 3), dtype=np.uint8)
+        for frame, out in zip(frames, clip, strict=True):
+            cv2.resize(frame[y : y + height, x : x + width], (CROP_SIZE, CROP_SIZE), dst=out)
+        if rng.random() < 0.5:
+            clip = np.ascontiguousarray(clip[:, :, ::-1])
+        return torch.from_numpy(clip)
+
+
+def find_baselines(video: Video) -> tuple[list[str], dict[str, str]]:
+    """Names of the baselines that can decode `video` here, and why the others cannot."""
+    available, missing = [], {}
+    for name, decode in DECODERS.items():
+        try:
+            decode(video, np.array([0]), **VARIANTS[name][0])
+            available.append(name)
+        except ImportError as error:
+            missing[name] = f"{error}; pip install -e '.[bench]' brings it"
+        except (OSError, RuntimeError) as error:
+            missing[name] = str(error).strip().splitlines()[0]
+    return available, missing
+
+
+def lend_ffmpeg_to_torchcodec(video: Video) -> None:
+    """Where the system has no FFmpeg libraries for torchcodec, it gets those of PyAV's wheel.
+
+    The loader reads LD_LIBRARY_PATH only at the start of a process, so the script starts itself once more.
+    """
+    wheel = Path(av.__file__).parent.parent / "av.libs"
+    lent = os.environ.get("TSN_LENT_FFMPEG")
+    if lent:
+        atexit.register(shutil.rmtree, lent, ignore_errors=True)
+        return
+    if "torchcodec" in find_baselines(video)[0] or not wheel.is_dir():
+        return
+    links = Path(tempfile.mkdtemp(prefix="ffmpeg-of-pyav-"))
+    for library in wheel.glob(
+        "lib*.so.*"
+    ):  # libavutil-5809ad29.so.60.26.102 is looked for as libavutil.so.60
+        name, _, version = library.name.partition(".so.")
+        (links / f"{name.rpartition('-')[0]}.so.{version.partition('.')[0]}").symlink_to(library)
+    paths = [str(links), str(wheel), os.environ.get("LD_LIBRARY_PATH", "")]
+    environment = os.environ | {
+        "LD_LIBRARY_PATH": ":".join(filter(None, paths)),
+        "TSN_LENT_FFMPEG": str(links),
+    }
+    os.execve(sys.executable, [sys.executable, *sys.argv], environment)

@@ -1,0 +1,129 @@
+"""Pack a list of videos into shards.
+
+    python scripts/make_shards.py --list train.txt --root videos/ --classes classes.txt --out data/k400/train
+
+Killed at any moment and started again with the same command, it goes on where it was. Exit codes: 0 all videos are
+packed, 3 finished but some were rejected (see rejected.jsonl), 2 nothing was begun (the reason is printed), 130
+interrupted.
+"""
+
+import argparse
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from shards.encoding import EncodingOptions, PackedSample, Task
+from shards.jpeg import SUBSAMPLINGS
+from shards.manifest import Manifest, ShardError
+from shards.packing import REJECTED, Outcome, check_disk, estimate_bytes, pack
+from shards.plan import Plan, make_plan
+from shards.pool import available_cores
+from shards.progress import PackingError, begin, claim_directory
+from shards.size import EXAMPLES
+from shards.sources import SourceListError, load_sources
+
+PACKED, REFUSED, SOME_REJECTED, INTERRUPTED = 0, 2, 3, 130
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    defaults = EncodingOptions()
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    add = parser.add_argument
+    add("--list", type=Path, required=True, metavar="FILE", help='lines "path label [label ...]"')
+    add("--root", type=Path, default=Path("."), metavar="DIR", help="what the paths are relative to (default: .)")
+    add("--classes", type=Path, metavar="FILE", help="class names, one a line")
+    add("--out", type=Path, required=True, metavar="DIR", help="directory of the shards")
+    add("--dataset", help="name for people (default: name of the directory that holds --out)")
+    add("--split", help="name for people (default: name of the list without its suffix)")
+    add("--codec", choices=("mjpeg", "h264"), default=defaults.codec, help="default: %(default)s")
+    add("--size", default=defaults.size, help=f"stored size: {EXAMPLES} ... (default: %(default)s)")
+    add("--frame-stride", type=int, default=defaults.frame_stride, metavar="N", help="keep every N-th frame")
+    add("--quality", type=int, default=defaults.quality, help="of mjpeg, 1 to 100 (default: %(default)s)")
+    add("--subsampling", choices=SUBSAMPLINGS, default=defaults.subsampling, help="of mjpeg (default: %(default)s)")
+    add("--gop", type=int, default=defaults.gop, help="of h264, frames a GOP (default: %(default)s)")
+    add("--crf", type=int, default=defaults.crf, help="of h264, 0 to 51, lower is better (default: %(default)s)")
+    add("--samples-per-shard", type=int, default=250, metavar="N", help="default: %(default)s")
+    add("--seed", type=int, default=0, help="of the order of the videos (default: %(default)s)")
+    add("--workers", type=int, default=available_cores(), metavar="N", help="processes (default: all cores)")
+    args = parser.parse_args(argv)
+    if args.workers < 1:
+        parser.error(f"--workers {args.workers}: expected 1 or more")
+    return args
+
+
+def plan_from(args: argparse.Namespace) -> Plan:
+    encoding = EncodingOptions(
+        codec=args.codec,
+        size=args.size,
+        frame_stride=args.frame_stride,
+        quality=args.quality,
+        subsampling=args.subsampling,
+        gop=args.gop,
+        crf=args.crf,
+    )
+    return make_plan(
+        args.out,
+        load_sources(args.list, args.root, args.classes),
+        encoding=encoding,
+        samples_per_shard=args.samples_per_shard,
+        seed=args.seed,
+        dataset=args.dataset or args.out.resolve().parent.name,
+        split=args.split or args.list.stem,
+    )
+
+
+@dataclass
+class Figures:
+    """What this run packed, for the lines at the end."""
+
+    num_videos: int = 0
+    size_bytes: int = 0
+    duration_s: float = 0.0
+    worker_cpu_s: float = 0.0
+
+    def add(self, outcome: Outcome) -> None:
+        self.worker_cpu_s += outcome.cpu_s
+        if isinstance(outcome, PackedSample):
+            self.num_videos += 1
+            self.size_bytes += outcome.size_bytes
+            self.duration_s += outcome.duration_s or 0.0
+
+    def report(self, wall_s: float, own_cpu_s: float, num_cores: int) -> str:
+        rate = self.num_videos / wall_s
+        busy = (self.worker_cpu_s + own_cpu_s) / (wall_s * num_cores)
+        per_second = f"{self.size_bytes / self.duration_s / 1e3:.0f} KB" if self.duration_s else "? KB"
+        return (
+            f"{rate:.2f} videos/s, {rate / num_cores:.2f} videos/s per core ({num_cores} cores, {busy:.0%} busy), "
+            f"{self.size_bytes / max(1, self.num_videos) / 1e6:.2f} MB a video, {per_second} a second of video"
+        )
+
+
+def run(plan: Plan, num_workers: int) -> int:
+    """Pack in a claimed directory; the exit code."""
+    with claim_directory(plan.directory, plan.options) as finished:
+        if finished:
+            print(f"{plan.directory} is packed already: {finished.num_samples} videos")
+            return PACKED
+        done = begin_if_it_fits(plan, num_workers)
+        figures = Figures()
+        before = sum(len(record.rejected) + (record.shard.num_samples if record.shard else 0) for record in done.values())
+        wall_s, cpu_s = time.perf_counter(), time.process_time()
+        with tqdm(total=len(plan.sources), initial=before, unit="video", smoothing=0.05) as bar:
+
+            def on_video(task: Task, outcome: Outcome) -> None:
+                figures.add(outcome)
+                if not isinstance(outcome, PackedSample):
+                    bar.write(f"rejected {task.source.name}: {outcome.reason}", file=sys.stderr)
+                bar.update()
+
+            manifest = pack(plan, done, num_workers=num_workers, on_video=on_video)
+        wall_s, cpu_s = time.perf_counter() - wall_s, time.process_time() - cpu_s
+        if figures.num_videos:
+            print(figures.report(wall_s, cpu_s, min(num_workers, available_cores())))
+    return conclude(plan, manifest)
