@@ -22,7 +22,7 @@ from shards.manifest import Manifest, ShardError
 from shards.packing import REJECTED, Outcome, check_disk, estimate_bytes, pack
 from shards.plan import Plan, make_plan
 from shards.pool import available_cores
-from shards.progress import PackingError, begin, claim_directory
+from shards.progress import PackingError, ShardRecord, begin, claim_directory, load_records
 from shards.size import EXAMPLES
 from shards.sources import SourceListError, load_sources
 
@@ -36,7 +36,13 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--list", type=Path, required=True, metavar="FILE", help='lines "path label [label ...]"')
-    add("--root", type=Path, default=Path("."), metavar="DIR", help="what the paths are relative to (default: .)")
+    add(
+        "--root",
+        type=Path,
+        default=Path("."),
+        metavar="DIR",
+        help="what the paths are relative to (default: .)",
+    )
     add("--classes", type=Path, metavar="FILE", help="class names, one a line")
     add("--out", type=Path, required=True, metavar="DIR", help="directory of the shards")
     add("--dataset", help="name for people (default: name of the directory that holds --out)")
@@ -45,9 +51,19 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--size", default=defaults.size, help=f"stored size: {EXAMPLES} ... (default: %(default)s)")
     add("--frame-stride", type=int, default=defaults.frame_stride, metavar="N", help="keep every N-th frame")
     add("--quality", type=int, default=defaults.quality, help="of mjpeg, 1 to 100 (default: %(default)s)")
-    add("--subsampling", choices=SUBSAMPLINGS, default=defaults.subsampling, help="of mjpeg (default: %(default)s)")
+    add(
+        "--subsampling",
+        choices=SUBSAMPLINGS,
+        default=defaults.subsampling,
+        help="of mjpeg (default: %(default)s)",
+    )
     add("--gop", type=int, default=defaults.gop, help="of h264, frames a GOP (default: %(default)s)")
-    add("--crf", type=int, default=defaults.crf, help="of h264, 0 to 51, lower is better (default: %(default)s)")
+    add(
+        "--crf",
+        type=int,
+        default=defaults.crf,
+        help="of h264, 0 to 51, lower is better (default: %(default)s)",
+    )
     add("--samples-per-shard", type=int, default=250, metavar="N", help="default: %(default)s")
     add("--seed", type=int, default=0, help="of the order of the videos (default: %(default)s)")
     add("--workers", type=int, default=available_cores(), metavar="N", help="processes (default: all cores)")
@@ -105,25 +121,62 @@ class Figures:
 
 
 def run(plan: Plan, num_workers: int) -> int:
-    """Pack in a claimed directory; the exit code."""
+    """Pack, or go on packing; the exit code."""
     with claim_directory(plan.directory, plan.options) as finished:
         if finished:
             print(f"{plan.directory} is packed already: {finished.num_samples} videos")
             return PACKED
-        done = begin_if_it_fits(plan, num_workers)
-        figures = Figures()
-        before = sum(len(record.rejected) + (record.shard.num_samples if record.shard else 0) for record in done.values())
-        wall_s, cpu_s = time.perf_counter(), time.process_time()
-        with tqdm(total=len(plan.sources), initial=before, unit="video", smoothing=0.05) as bar:
+        done = load_records(plan.directory)
+        check_space(plan, done, num_workers)
+        begin(plan.directory, plan.options)
+        manifest = pack_with_bar(plan, done, num_workers)
+    num_packed = manifest.num_samples if manifest else 0
+    num_rejected = len(plan.sources) - num_packed
+    see = f" (see {plan.directory / REJECTED})" if num_rejected else ""
+    print(f"packed {num_packed} videos, rejected {num_rejected}{see}")
+    return SOME_REJECTED if num_rejected else PACKED
 
-            def on_video(task: Task, outcome: Outcome) -> None:
-                figures.add(outcome)
-                if not isinstance(outcome, PackedSample):
-                    bar.write(f"rejected {task.source.name}: {outcome.reason}", file=sys.stderr)
-                bar.update()
 
-            manifest = pack(plan, done, num_workers=num_workers, on_video=on_video)
-        wall_s, cpu_s = time.perf_counter() - wall_s, time.process_time() - cpu_s
-        if figures.num_videos:
-            print(figures.report(wall_s, cpu_s, min(num_workers, available_cores())))
-    return conclude(plan, manifest)
+def check_space(plan: Plan, done: dict[int, ShardRecord], num_workers: int) -> None:
+    needed_bytes = estimate_bytes(plan, done, num_workers=num_workers)
+    if needed_bytes is None:
+        print("disk needed: unknown, the videos tried cannot be packed")
+        return
+    print(f"disk needed: about {needed_bytes / 1e9:.3g} GB", flush=True)
+    check_disk(plan.directory, needed_bytes)
+
+
+def pack_with_bar(plan: Plan, done: dict[int, ShardRecord], num_workers: int) -> Manifest | None:
+    figures = Figures()
+    started_s, started_cpu_s = time.perf_counter(), time.process_time()
+    before = sum(record.num_videos for record in done.values())
+    with tqdm(total=len(plan.sources), initial=before, unit="video", smoothing=0.05) as bar:
+
+        def on_video(task: Task, outcome: Outcome) -> None:
+            figures.add(outcome)
+            if not isinstance(outcome, PackedSample):
+                bar.write(f"rejected {task.source.name}: {outcome.reason}", file=sys.stderr)
+            bar.update()
+
+        manifest = pack(plan, done, num_workers=num_workers, on_video=on_video)
+    if figures.num_videos:
+        wall_s, cpu_s = time.perf_counter() - started_s, time.process_time() - started_cpu_s
+        print(figures.report(wall_s, cpu_s, min(num_workers, available_cores())))
+    return manifest
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_args(argv)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # leave as after Ctrl-C
+    try:
+        return run(plan_from(args), args.workers)
+    except (SourceListError, PackingError, ShardError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return REFUSED
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on where it was", file=sys.stderr)
+        return INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -36,7 +36,9 @@ class EncodingOptions:
         if self.codec not in ("mjpeg", "h264"):
             raise ValueError(f"--codec {self.codec}: expected mjpeg or h264")
         if self.subsampling not in jpeg.SUBSAMPLINGS:
-            raise ValueError(f"--subsampling {self.subsampling}: expected one of {', '.join(jpeg.SUBSAMPLINGS)}")
+            raise ValueError(
+                f"--subsampling {self.subsampling}: expected one of {', '.join(jpeg.SUBSAMPLINGS)}"
+            )
         ranges = {"frame_stride": (1, 10_000), "quality": (1, 100), "gop": (1, 250), "crf": (0, 51)}
         for name, (low, high) in ranges.items():
             if not low <= getattr(self, name) <= high:
@@ -143,6 +145,8 @@ def _check(sample: Sample) -> None:
     decoded = 0
     for frames in sample.iter_stacks():
         if frames.shape[1:] != (stream.height, stream.width, 3):
-            raise VideoError(f"its stored frames decode to {frames.shape[1:]}, not to {(stream.height, stream.width, 3)}")
+            raise VideoError(
+                f"its stored frames decode to {frames.shape[1:]}, not to {(stream.height, stream.width, 3)}"
+            )
         decoded += len(frames)
     assert decoded == stream.num_frames, "a sample without all of its frames"

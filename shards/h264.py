@@ -103,7 +103,9 @@ def decode_frames(
     return np.stack([decoded[int(index)] for index in frame_indices])
 
 
-def _decode_gop(decoder: av.VideoCodecContext, data: bytes, num_frames: int, unit: int) -> list[av.VideoFrame]:
+def _decode_gop(
+    decoder: av.VideoCodecContext, data: bytes, num_frames: int, unit: int
+) -> list[av.VideoFrame]:
     """The first `num_frames` frames of a GOP."""
     pictures = [_AUD + part for part in data.split(_AUD)[1:]]
     frames = []

@@ -59,7 +59,9 @@ def parse_header(picture: bytes) -> JpegHeader:
     position, frame = 2, None
     while position + 4 <= len(picture):
         if picture[position] != 0xFF:
-            raise ValueError(f"broken JPEG header: byte {position} is {picture[position]:#04x}, expected a marker (0xff)")
+            raise ValueError(
+                f"broken JPEG header: byte {position} is {picture[position]:#04x}, expected a marker (0xff)"
+            )
         marker, length = picture[position + 1], int.from_bytes(picture[position + 2 : position + 4], "big")
         body = picture[position + 4 : position + 2 + length]
         if marker == _SOF0:
@@ -133,13 +135,20 @@ def stitch(head: bytes, height_offset: int, padded_height: int, scans: Sequence[
     """
     height = len(scans) * padded_height
     if not 0 < height <= MAX_SIDE:
-        raise ValueError(f"{len(scans)} pictures of {padded_height} rows: a stitched one has 1 to {MAX_SIDE} rows")
+        raise ValueError(
+            f"{len(scans)} pictures of {padded_height} rows: a stitched one has 1 to {MAX_SIDE} rows"
+        )
     parts = [head[:height_offset], height.to_bytes(2, "big"), head[height_offset + 2 :]]
     for number, scan in enumerate(scans):
         if number:
             parts.append(bytes([0xFF, 0xD0 + (number - 1) % 8]))
         parts.append(scan)
     return b"".join([*parts, _EOI])
+
+
+def rows_per_mcu(quality: int, subsampling: str) -> int:
+    """Rows of an MCU in pictures encoded this way: read from one, not assumed."""
+    return parse_header(_encode(np.zeros((16, 16, 3), np.uint8), quality, subsampling)).mcu_height
 
 
 def encode_pictures(frames: Iterable[np.ndarray], *, quality: int, subsampling: str) -> EncodedStream:
@@ -153,14 +162,16 @@ def encode_pictures(frames: Iterable[np.ndarray], *, quality: int, subsampling: 
     Raises:
         VideoError: the frames are too large for the format.
     """
-    rows_per_mcu = parse_header(_encode(np.zeros((16, 16, 3), np.uint8), quality, subsampling)).mcu_height
+    mcu_height = rows_per_mcu(quality, subsampling)
     pictures, lengths = [], []
     header, height, width, padded_height = b"", 0, 0, 0
     for frame in frames:
         height, width = frame.shape[:2]
-        padded_height = -(-height // rows_per_mcu) * rows_per_mcu
+        padded_height = -(-height // mcu_height) * mcu_height
         if max(width, padded_height) > MAX_SIDE:
-            raise VideoError(f"frames of {width}x{height}: a JPEG picture has sides of at most {MAX_SIDE} pixels")
+            raise VideoError(
+                f"frames of {width}x{height}: a JPEG picture has sides of at most {MAX_SIDE} pixels"
+            )
         picture = _encode(pad_frame(frame, padded_height, width), quality, subsampling)
         previous, (header, scan) = header, split_picture(picture)
         assert previous in (b"", header), "pictures of one video have different headers"
@@ -200,7 +211,9 @@ def decode_pictures(stream: EncodedStream, frame_indices: Sequence[int]) -> np.n
         raise VideoError(f"its JPEG pictures cannot be decoded: {error}") from error
     shape = (len(scans), stream.padded_height, stream.width)
     if rows.shape[:2] != (shape[0] * shape[1], shape[2]):
-        raise VideoError(f"a stitched picture has {rows.shape[:2]} rows and columns, expected {(shape[0] * shape[1], shape[2])}")
+        raise VideoError(
+            f"a stitched picture has {rows.shape[:2]} rows and columns, expected {(shape[0] * shape[1], shape[2])}"
+        )
     return rows.reshape(*shape, 3)[:, : stream.height]
 
 

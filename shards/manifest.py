@@ -95,10 +95,16 @@ def load_manifest(directory: str | Path) -> Manifest:
     """
     path = Path(directory) / FILE_NAME
     if not path.parent.is_dir():
-        raise ShardError(f"{path.parent}: no such directory; pack it with scripts/make_shards.py --out {path.parent}")
+        raise ShardError(
+            f"{path.parent}: no such directory; pack it with scripts/make_shards.py --out {path.parent}"
+        )
     if not path.is_file():
         begun = (path.parent / ".progress").is_dir()
-        remedy = "its packing has not finished: run the same make_shards.py again" if begun else "not a shard directory"
+        remedy = (
+            "its packing has not finished: run the same make_shards.py again"
+            if begun
+            else "not a shard directory"
+        )
         raise ShardError(f"{path}: no such file; {remedy}")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -112,7 +118,9 @@ def _parse(path: Path, content: Any) -> Manifest:
         raise ShardError(f'{path}: not a manifest of shards: "format" is not "{FORMAT}"')
     version = content.pop("version", None)
     if version != VERSION:
-        raise ShardError(f"{path}: version {version}, this program reads version {VERSION}; pack the directory again")
+        raise ShardError(
+            f"{path}: version {version}, this program reads version {VERSION}; pack the directory again"
+        )
     expected = {field.name for field in fields(Manifest)}
     if set(content) != expected:
         differing = ", ".join(sorted(set(content) ^ expected))

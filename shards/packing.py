@@ -1,57 +1,171 @@
-"""Packing a whole list: plan, resume, and the order in which shards come into being.
+"""Packing a list: how much disk it takes, the shards one after another, and the manifest at the end."""
 
-The list is shuffled by a hash of seed and name, so that any prefix of the shards is a fair sample of the split. Shard k
-holds the videos at positions [k * samples_per_shard, (k + 1) * samples_per_shard) of that order, without the rejected
-ones. Each finished shard leaves a record in `.progress/`; what has no record is packed again, whatever lies there. The
-manifest is written last, then `.progress/` goes.
-"""
-
-import fcntl
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
-from itertools import groupby
+from contextlib import closing
 from pathlib import Path
-from typing import Any
 
-from shards.encoding import EncodingOptions, PackedSample, Rejected, Task, pack_video
-from shards.files import to_json, write_atomically
-from shards.manifest import FILE_NAME, Manifest, ShardError, ShardFile, load_manifest, write_manifest
+from shards import jpeg
+from shards.encoding import PackedSample, Rejected, Task, pack_video
+from shards.files import write_atomically
+from shards.manifest import Manifest, write_manifest
+from shards.plan import Plan, shard_name
 from shards.pool import Died, run_in_order
-from shards.sources import Source, SourceList
+from shards.progress import PackingError, ShardRecord, save_record
 from shards.writing import ShardWriter
 
-PROGRESS = ".progress"
 REJECTED = "rejected.jsonl"
 _TASKS_PER_WORKER = 4  # begun but not yet written: they wait in memory for a slow one before them
+_TAR_BYTES_PER_SAMPLE = 8 * 1024
+_DISK_MARGIN = 1.05
+
+Outcome = PackedSample | Rejected
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What is packed into which directory; equal plans give equal bytes.
+def estimate_bytes(
+    plan: Plan, done: dict[int, ShardRecord], *, num_workers: int, num_videos: int = 5
+) -> int | None:
+    """Bytes that the shards not in `done` will take: from encoding a few of their videos, spread over the file sizes.
 
-    Attributes:
-        sources: all videos, in the order in which they are packed.
+    Returns:
+        None where none of the few could be packed, and 0 where nothing is left to do.
     """
+    tasks = [task for number in _remaining(plan, done) for task in plan.tasks_of_shard(number)]
+    by_size = sorted(tasks, key=lambda task: task.source.size_bytes)
+    num_videos = min(num_videos, len(tasks))
+    chosen = [by_size[(2 * i + 1) * len(tasks) // (2 * num_videos)] for i in range(num_videos)]
+    results = _pack_in_order(chosen, min(num_workers, num_videos)) if chosen else ()
+    sizes = [result.size_bytes for _, result in results if isinstance(result, PackedSample)]
+    if not sizes:
+        return None if tasks else 0
+    return len(tasks) * (sum(sizes) // len(sizes) + _TAR_BYTES_PER_SAMPLE)
 
-    directory: Path
-    dataset: str
-    split: str
-    sources: tuple[Source, ...]
-    classes: tuple[str, ...]
-    encoding: EncodingOptions
-    samples_per_shard: int
-    options: dict[str, Any]
 
-    def tasks_of_shard(self, number: int) -> list[Task]:
-        """The videos of shard `number`."""
-        first = number * self.samples_per_shard
-        sources = self.sources[first : first + self.samples_per_shard]
-        return [Task(first + i, source, self.split, self.encoding) for i, source in enumerate(sources)]
+def check_disk(directory: Path, needed_bytes: int) -> None:
+    """Refuse to begin what will not fit.
 
-    @property
-    def num_shards(self) -> int:
-        return -(-len(self.sources) // self.samples_per_shard)
+    Raises:
+        PackingError: less free than `needed_bytes` and a margin.
+    """
+    free = shutil.disk_usage(directory).free
+    if free < needed_bytes * _DISK_MARGIN:
+        raise PackingError(
+            f"--out {directory}: about {needed_bytes / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB are free; "
+            "free some, choose another disk, or store less (--size short256, --quality, --codec h264)"
+        )
+
+
+def pack(
+    plan: Plan, done: dict[int, ShardRecord], *, num_workers: int, on_video: Callable[[Task, Outcome], None]
+) -> Manifest | None:
+    """Pack all shards that are not `done`, then write rejected.jsonl and the manifest.
+
+    Args:
+        plan: what to pack; its directory is claimed and begun.
+        done: records of the shards finished before.
+        num_workers: processes.
+        on_video: called after each video that was packed or rejected now.
+
+    Returns:
+        The manifest, or None where not one video could be packed (then none is written).
+    """
+    records = dict(done)
+    remaining = _remaining(plan, done)
+    tasks = [task for number in remaining for task in plan.tasks_of_shard(number)]
+    with closing(_pack_in_order(tasks, num_workers)) as results:
+        for number in remaining:
+            records[number] = _pack_shard(plan, number, results, on_video)
+            save_record(plan.directory, number, records[number])
+    ordered = [records[number] for number in range(plan.num_shards)]
+    lines = [json.dumps(entry, ensure_ascii=False) + "\n" for record in ordered for entry in record.rejected]
+    write_atomically(plan.directory / REJECTED, "".join(lines))
+    if not any(record.shard for record in ordered):
+        return None
+    manifest = _manifest(plan, ordered)
+    write_manifest(plan.directory, manifest)
+    return manifest
+
+
+def _remaining(plan: Plan, done: dict[int, ShardRecord]) -> list[int]:
+    return [number for number in range(plan.num_shards) if number not in done]
+
+
+def _pack_in_order(tasks: list[Task], num_workers: int) -> Iterator[tuple[Task, Outcome]]:
+    results = run_in_order(pack_video, tasks, num_workers=num_workers, window=_TASKS_PER_WORKER * num_workers)
+    with closing(results):
+        for task, result in zip(tasks, results, strict=True):
+            yield task, Rejected(str(result)) if isinstance(result, Died) else result
+
+
+def _pack_shard(
+    plan: Plan,
+    number: int,
+    results: Iterator[tuple[Task, Outcome]],
+    on_video: Callable[[Task, Outcome], None],
+) -> ShardRecord:
+    """Write the shard from the next results."""
+    writer = ShardWriter(plan.directory, shard_name(number))
+    samples, rejected = [], []
+    try:
+        for _ in plan.tasks_of_shard(number):
+            task, result = next(results)
+            if isinstance(result, PackedSample):
+                writer.add(result.key, result.members)
+                samples.append(
+                    (
+                        result.num_frames,
+                        result.num_labels,
+                        (result.width, result.height, result.padded_height),
+                    )
+                )
+            else:
+                name, labels = task.source.name, task.source.labels
+                rejected.append(
+                    {"sample_id": task.sample_id, "name": name, "labels": labels, "reason": result.reason}
+                )
+            on_video(task, result)
+        shard = writer.close()
+    except BaseException:
+        writer.discard()
+        raise
+    return ShardRecord(
+        shard=shard,
+        rejected=tuple(rejected),
+        sizes=tuple(sorted({size for _, _, size in samples})),
+        num_frames=sum(num_frames for num_frames, _, _ in samples),
+        max_num_frames=max((num_frames for num_frames, _, _ in samples), default=0),
+        multi_label=any(num_labels != 1 for _, num_labels, _ in samples),
+    )
+
+
+def _manifest(plan: Plan, records: list[ShardRecord]) -> Manifest:
+    shards = tuple(record.shard for record in records if record.shard)
+    widths, heights, padded_heights = zip(*{size for record in records for size in record.sizes}, strict=True)
+    short_sides = [min(size) for size in zip(widths, heights, strict=True)]
+    encoding = plan.encoding
+    mjpeg = encoding.codec == "mjpeg"
+    return Manifest(
+        dataset=plan.dataset,
+        split=plan.split,
+        codec=encoding.codec,
+        modality="rgb",
+        num_samples=sum(shard.num_samples for shard in shards),
+        num_rejected=sum(len(record.rejected) for record in records),
+        num_classes=len(plan.classes),
+        classes=plan.classes,
+        multi_label=any(record.multi_label for record in records),
+        num_frames=sum(record.num_frames for record in records),
+        size_bytes=sum(shard.size_bytes for shard in shards),
+        max_num_frames=max(record.max_num_frames for record in records),
+        min_width=min(widths),
+        max_width=max(widths),
+        min_height=min(heights),
+        max_height=max(heights),
+        min_short_side=min(short_sides),
+        max_short_side=max(short_sides),
+        max_padded_height=max(padded_heights),
+        mcu_height=jpeg.rows_per_mcu(encoding.quality, encoding.subsampling) if mjpeg else 2,
+        options=plan.options,
+        shards=shards,
+    )

@@ -66,7 +66,9 @@ def run_in_order(
                 begun = sum(w.task_number is not None for w in workers) + len(done)
                 if worker.task_number is None and begun < window and not exhausted:
                     exhausted = not _send_next(worker, numbered)
-            busy = {worker.connection: i for i, worker in enumerate(workers) if worker.task_number is not None}
+            busy = {
+                worker.connection: i for i, worker in enumerate(workers) if worker.task_number is not None
+            }
             if not busy and not done:
                 return
             for connection in wait(list(busy)) if next_number not in done else []:
@@ -98,7 +100,9 @@ def _send_next(worker: _Worker, numbered: Iterator[tuple[int, Task]]) -> bool:
     if number is None:
         return False
     worker.task_number = number
-    with suppress(BrokenPipeError, ConnectionResetError):  # died while idle: found out when its result is read
+    with suppress(
+        BrokenPipeError, ConnectionResetError
+    ):  # died while idle: found out when its result is read
         worker.connection.send(task)
     return True
 

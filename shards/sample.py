@@ -21,7 +21,10 @@ META_FIELDS = (
     "height_offset",
     "frames_per_unit",
 )
-STREAM_MEMBERS = ("mjpeg", "h264")  # named like the codec, and last in a sample: the small members lie together
+STREAM_MEMBERS = (
+    "mjpeg",
+    "h264",
+)  # named like the codec, and last in a sample: the small members lie together
 SMALL_MEMBERS = ("meta.npy", "frames.npy", "head", "label.npy", "cls", "json")
 MAX_STACK_PIXELS = 2**24  # of frames decoded at once: 50 MB of RGB
 
@@ -99,14 +102,18 @@ def from_members(members: Mapping[str, bytes]) -> Sample:
     """
     codec = next((name for name in STREAM_MEMBERS if name in members), None)
     if codec is None:
-        raise ValueError(f"{' or '.join(STREAM_MEMBERS)}: no such member; there are {', '.join(members) or 'none'}")
+        raise ValueError(
+            f"{' or '.join(STREAM_MEMBERS)}: no such member; there are {', '.join(members) or 'none'}"
+        )
     labels = _load_npy(members, "label.npy", np.int64, ndim=1)
     for name in expected_members(codec, len(labels)):
         if name not in members:
             raise ValueError(f"{name}: no such member; there are {', '.join(members)}")
     meta_values = _load_npy(members, "meta.npy", np.int32, ndim=1)
     if len(meta_values) != len(META_FIELDS):
-        raise ValueError(f"meta.npy: {len(meta_values)} numbers, expected {len(META_FIELDS)}: {', '.join(META_FIELDS)}")
+        raise ValueError(
+            f"meta.npy: {len(meta_values)} numbers, expected {len(META_FIELDS)}: {', '.join(META_FIELDS)}"
+        )
     meta = dict(zip(META_FIELDS, meta_values.tolist(), strict=True))
     units = _load_npy(members, "frames.npy", np.int32, ndim=2)
     try:

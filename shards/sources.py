@@ -99,7 +99,9 @@ def _parse_list(path: Path, text: str, root: Path, num_classes: int, faults: lis
             continue
         found = _LINE.fullmatch(line.strip())
         if not found:
-            faults.append(f'{path}:{number}: "{line.strip()}" does not end with a label, expected "path label [label ...]"')
+            faults.append(
+                f'{path}:{number}: "{line.strip()}" does not end with a label, expected "path label [label ...]"'
+            )
             continue
         name, labels = found["path"], tuple(int(word) for word in found["labels"].split())
         file = os.path.normpath(root / name)

@@ -101,7 +101,9 @@ class Video:
             return
         end_s = last.time - float((self._stream.start_time or 0) * self._stream.time_base)
         if end_s < stated_s - max(_MAX_MISSING_S, 0.05 * stated_s):
-            raise VideoError(f"the file is cut off: its header says {stated_s:.1f} s, its last frame is at {end_s:.1f} s")
+            raise VideoError(
+                f"the file is cut off: its header says {stated_s:.1f} s, its last frame is at {end_s:.1f} s"
+            )
 
 
 @contextmanager
@@ -145,7 +147,9 @@ def _orientation(frame: av.VideoFrame) -> Orientation:
         return Orientation(False, a < 0, d < 0)
     if not a and not d and b and c:
         return Orientation(True, c < 0, b < 0)
-    raise VideoError(f"its display matrix turns frames by {frame.rotation} degrees: only multiples of 90 can be stored")
+    raise VideoError(
+        f"its display matrix turns frames by {frame.rotation} degrees: only multiples of 90 can be stored"
+    )
 
 
 def _to_rgb(frame: av.VideoFrame, width: int, height: int) -> np.ndarray:
@@ -153,4 +157,6 @@ def _to_rgb(frame: av.VideoFrame, width: int, height: int) -> np.ndarray:
     same_size = (frame.width, frame.height) == (width, height)
     plain = same_size and frame.format.name in _PLAIN_FORMATS and frame.height % 2 == 0
     flags = Interpolation.BILINEAR if plain else _CAREFUL
-    return frame.reformat(width=width, height=height, format="rgb24", interpolation=flags, threads=1).to_ndarray()
+    return frame.reformat(
+        width=width, height=height, format="rgb24", interpolation=flags, threads=1
+    ).to_ndarray()
