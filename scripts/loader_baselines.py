@@ -37,7 +37,8 @@ class Video:
 def scan_video(path: Path) -> Video:
     """Reads a file's packets without decoding; done before anything is timed."""
     with av.open(str(path)) as container:
-        packets = [packet for packet in container.demux(video=0) if packet.pts is not None]
+        stream = container.streams.best("video")
+        packets = [packet for packet in container.demux(stream) if packet.pts is not None]
     pts = tuple(sorted(packet.pts for packet in packets))
     key_pts = tuple(sorted(packet.pts for packet in packets if packet.is_keyframe))
     return Video(str(path), pts, key_pts)
@@ -47,7 +48,7 @@ def decode_pyav(video: Video, indices: np.ndarray, *, threads: int) -> list[np.n
     """The frames at ascending `indices`: seeks to the key frame before, or decodes on if that is sooner."""
     frames = []
     with av.open(video.path) as container:
-        stream = container.streams.video[0]
+        stream = container.streams.best("video")
         stream.thread_type = "AUTO"
         stream.codec_context.thread_count = threads
         frame, decoded = None, container.decode(stream)
