@@ -1,0 +1,249 @@
+"""Batches for a training or testing loop: epochs, steps and their state on top of a DALI pipeline."""
+
+import os
+import zlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from nvidia.dali import Pipeline
+from torch import Tensor
+
+from dali_pipes.crops import CpuCropper
+from dali_pipes.partition import Partition, eval_partition, train_partition
+from dali_pipes.pipeline import OUTPUTS, PipelineSpec, build_pipeline
+from dali_pipes.units import UnitReader
+from shards.manifest import Manifest, ShardError, check_files, load_manifest
+from shards.reading import ShardDataset
+from shards.stream import VideoError
+from tsn.config import DataConfig, EvalDataConfig, TrainDataConfig
+
+
+@dataclass(frozen=True)
+class Batch:
+    """N videos as the network sees them.
+
+    Attributes:
+        clips: (N, V, H, W, 3) uint8 RGB, on the GPU where there is one.  V = num_segments * clip_len in training; in
+            testing num_crops times that, crop after crop.
+        labels: (N,) int64, or (N, num_classes) uint8 with a one for each label; on the device of `clips`.
+        sample_ids: (N,) int64, on the CPU: the key of each sample as a number.
+        frame_indices: (N, num_segments * clip_len) int32, on the CPU: 0-based source frames.
+        windows: (N, num_crops, 4) int32, on the CPU: x1, y1, x2, y2, half-open, in pixels of the scaled frame.
+        flips: (N, num_crops) bool, on the CPU: which crops are mirrored.
+    """
+
+    clips: Tensor
+    labels: Tensor
+    sample_ids: Tensor
+    frame_indices: Tensor
+    windows: Tensor
+    flips: Tensor
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+
+class Loader:
+    """One rank's batches, epoch after epoch.
+
+    `for batch in loader` yields the batches of the current epoch that were not yielded yet; at their end the next
+    epoch begins.  `len(loader)` is the number of batches in an epoch, known before anything is read.
+
+    Attributes:
+        epoch, step: epochs completed, and batches yielded of the current one.
+        num_samples: samples of the whole set, over all ranks.
+        manifest: of the shards that are read.
+    """
+
+    def __init__(self, spec: PipelineSpec, partition: Partition):
+        self.epoch = 0
+        self.step = 0
+        self.manifest = spec.manifest
+        self.num_samples = spec.manifest.num_samples
+        self._spec = spec
+        self._partition = partition
+        self._num_drawn = 0  # batches of the current epoch that the pipeline has delivered
+        self._pipeline: Pipeline | None = None
+        self._units = UnitReader(
+            codec=spec.manifest.codec, num_threads=spec.num_threads, max_batches_ahead=spec.prefetch
+        )
+        self._cropper = CpuCropper(crop_size=spec.data.crop_size, num_threads=spec.num_threads)
+
+    def __len__(self) -> int:
+        return self._partition.num_batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        while self.step < len(self):
+            batch = self._draw()
+            self.step += 1
+            last = self.step == len(self)
+            yield _first(batch, self._partition.last_batch_size) if last else batch
+        while self._num_drawn < self._partition.num_drawn:
+            self._draw()
+        self.epoch, self.step, self._num_drawn = self.epoch + 1, 0, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where this rank is, to go on from bit for bit: plain numbers, strings and bytes."""
+        pipeline = self._pipeline.checkpoint() if self._pipeline is not None else b""
+        place = {"epoch": self.epoch, "step": self.step, "num_drawn": self._num_drawn}
+        return {"identity": self._identity(), "pipeline": pipeline, **place}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on after the last batch that was yielded before `state` was taken.
+
+        Raises:
+            ValueError: the state is that of another data set, seed, batch size, rank, number of ranks or sampling;
+                DALI itself would accept it and repeat samples.
+        """
+        own, other = self._identity(), state["identity"]
+        differing = [
+            f"{name}: {other.get(name)!r}, now {own.get(name)!r}"
+            for name in sorted(own | other)
+            if own.get(name) != other.get(name)
+        ]
+        if differing:
+            raise ValueError(
+                "the loader's state was saved with other settings, resume with the same: " + "; ".join(differing)
+            )
+        self.epoch, self.step, self._num_drawn = state["epoch"], state["step"], state["num_drawn"]
+        self._pipeline = build_pipeline(
+            self._spec, self._units, self._cropper, checkpoint=state["pipeline"] or None
+        )
+
+    def close(self) -> None:
+        """Free the pipeline and its threads; the loader cannot be used afterwards."""
+        self._pipeline = None
+        self._units.close()
+        self._cropper.close()
+
+    def _draw(self) -> Batch:
+        if self._pipeline is None:
+            self._pipeline = build_pipeline(self._spec, self._units, self._cropper)
+        try:
+            outputs = self._pipeline.run()
+        except RuntimeError as error:
+            raise ShardError(self._explain(error)) from error
+        self._num_drawn += 1
+        tensors = {
+            name: torch.from_dlpack(output.as_tensor())
+            for name, output in zip(OUTPUTS, outputs, strict=True)
+        }
+        return Batch(**tensors | {"sample_ids": tensors["sample_ids"].long()})
+
+    def _explain(self, error: RuntimeError) -> str:
+        """Shard, key and reason of a failure that DALI reports without naming the sample."""
+        if self._units.failure:
+            return self._units.failure
+        dataset = ShardDataset(self._spec.directory)
+        for place in (place for places in reversed(self._units.recent) for place in places):
+            try:
+                for _ in dataset.read_sample(place.key).iter_stacks():
+                    pass
+            except (ValueError, VideoError) as fault:
+                return f"{place}: {fault}; check the directory with scripts/verify_shards.py"
+        return f"{self._spec.directory}: DALI failed: {error}"
+
+    def _identity(self) -> dict[str, Any]:
+        """What must be equal for a state to fit."""
+        spec = self._spec
+        content = ",".join(shard.sha256 for shard in spec.manifest.shards)
+        settings = {name: value for name, value in asdict(spec.data).items() if name != "shards"}
+        return {
+            "samples": f"{spec.manifest.num_samples} in shards with checksum {zlib.crc32(content.encode()):08x}",
+            "seed": spec.seed,
+            "rank": spec.rank,
+            "world_size": spec.world_size,
+            "device": spec.device,
+        } | {f"data.{name}": list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
+
+
+def build_train_loader(
+    data: DataConfig, *, seed: int, rank: int, world_size: int, local_rank: int, local_world_size: int
+) -> Loader:
+    """Random frames and windows of shuffled samples; every rank makes the same number of full batches.
+
+    Args:
+        data: where `data.train` says what is read.
+        seed: of the run, equal on all ranks.
+        rank, world_size: this process among all.
+        local_rank, local_world_size: this process among those of its machine; the local rank is its GPU.
+
+    Raises:
+        ShardError: the directory is missing, unfinished, damaged or of another version.
+        ValueError: there are fewer samples than a global batch.
+    """
+    spec = _spec(data, data.train, seed, rank, world_size, local_rank, local_world_size)
+    partition = train_partition(
+        spec.manifest.num_samples, batch_size=data.train.batch_size, rank=rank, world_size=world_size
+    )
+    return Loader(spec, partition)
+
+
+def build_eval_loader(
+    data: DataConfig, split: EvalDataConfig, *, rank: int, world_size: int, local_rank: int, local_world_size: int
+) -> Loader:
+    """The fixed frames and crops of `split` (`data.val` or `data.test`), each sample once over all ranks.
+
+    The last batch of a rank may be smaller, and a rank beyond the number of samples yields none.
+
+    Raises:
+        ShardError: the directory is missing, unfinished, damaged or of another version, or frames are too small.
+    """
+    spec = _spec(data, split, 0, rank, world_size, local_rank, local_world_size)
+    partition = eval_partition(
+        spec.manifest.num_samples, batch_size=split.batch_size, rank=rank, world_size=world_size
+    )
+    return Loader(spec, partition)
+
+
+def _spec(
+    data: DataConfig,
+    split: TrainDataConfig | EvalDataConfig,
+    seed: int,
+    rank: int,
+    world_size: int,
+    local_rank: int,
+    local_world_size: int,
+) -> PipelineSpec:
+    directory = Path(split.shards)
+    manifest = load_manifest(directory)
+    check_files(directory, manifest)
+    _check_sizes(directory, manifest, split)
+    has_gpu = torch.cuda.is_available()
+    if data.device == "gpu" and not has_gpu:
+        raise ValueError('data.device: "gpu", but this machine has no usable NVIDIA GPU; use "auto" or "cpu"')
+    cores = len(os.sched_getaffinity(0))
+    return PipelineSpec(
+        directory=directory,
+        manifest=manifest,
+        data=split,
+        rank=rank,
+        world_size=world_size,
+        seed=seed,
+        device="gpu" if has_gpu and data.device != "cpu" else "cpu",
+        device_id=local_rank if has_gpu else None,
+        num_threads=data.num_threads or max(1, cores // local_world_size),
+        prefetch=data.prefetch,
+    )
+
+
+def _check_sizes(directory: Path, manifest: Manifest, split: TrainDataConfig | EvalDataConfig) -> None:
+    """Fixed windows of `crop_size` must fit into the scaled frames."""
+    fixed = isinstance(split, EvalDataConfig) or split.crop == "center"
+    if not fixed:
+        return
+    short_side = split.short_side or manifest.min_short_side
+    if short_side < split.crop_size:
+        raise ShardError(
+            f"{directory}: frames with a short side of {short_side} pixels are smaller than crop_size "
+            f"{split.crop_size}: set short_side, or a smaller crop_size"
+        )
+    if isinstance(split, EvalDataConfig) and split.num_crops == 3 and split.short_side is None:
+        raise ShardError(f"{directory}: 3 crops need short_side, equal to crop_size {split.crop_size}")
+
+
+def _first(batch: Batch, num_samples: int) -> Batch:
+    return Batch(*(getattr(batch, name)[:num_samples] for name in OUTPUTS))

@@ -1,0 +1,225 @@
+"""The DALI graph, from tar to crops: sample first, read and decode after.
+
+    reader (small members) -> frame indices, windows, flips -> units of those frames -> decoding -> crops
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from nvidia.dali import Pipeline, fn, pipeline_def, types
+from nvidia.dali.data_node import DataNode
+
+from dali_pipes import sampling, windows
+from dali_pipes.crops import CpuCropper, gpu_crops
+from dali_pipes.units import META, UnitReader
+from shards.manifest import Manifest
+from tsn.config import EvalDataConfig, TrainDataConfig
+
+OUTPUTS = ("clips", "labels", "sample_ids", "frame_indices", "windows", "flips")
+READER = "reader"
+
+_MAX_ROWS = {"cpu": 65_500, "gpu": 16_384}
+"""Rows of the tallest picture that libjpeg-turbo, and NVIDIA's JPEG engines, decode."""
+
+
+@dataclass(frozen=True)
+class PipelineSpec:
+    """Everything that a pipeline is built from.
+
+    Attributes:
+        directory, manifest: the shards.
+        data: training with a `TrainDataConfig` (random frames and windows, shuffled), testing with an `EvalDataConfig`.
+        rank, world_size: which part of the samples to read.
+        seed: of the whole run, equal on all ranks.
+        device: where frames are decoded and cropped, "cpu" or "gpu".
+        device_id: the GPU that the batches are delivered on; None without one.
+        num_threads, prefetch: DALI's threads, and batches ahead.
+    """
+
+    directory: Path
+    manifest: Manifest
+    data: TrainDataConfig | EvalDataConfig
+    rank: int
+    world_size: int
+    seed: int
+    device: str
+    device_id: int | None
+    num_threads: int
+    prefetch: int
+
+    @property
+    def training(self) -> bool:
+        return isinstance(self.data, TrainDataConfig)
+
+
+def build_pipeline(
+    spec: PipelineSpec, units: UnitReader, cropper: CpuCropper, *, checkpoint: bytes | None = None
+) -> Pipeline:
+    """A built pipeline with `OUTPUTS`, one sample an entry; `checkpoint` goes on where `Pipeline.checkpoint` was taken.
+
+    Outputs, for a sample: clips (V, crop_size, crop_size, 3) uint8; labels () int64 or (num_classes,) uint8;
+    sample_ids () int32; frame_indices (T,) int32; windows (num_crops, 4) int32; flips (num_crops,) bool.
+    """
+    pipeline = _graph(
+        spec,
+        units,
+        cropper,
+        batch_size=spec.data.batch_size,
+        num_threads=spec.num_threads,
+        device_id=spec.device_id,
+        seed=spec.seed * 100_003 + spec.rank,  # ranks must not draw the same frames and windows
+        prefetch_queue_depth=spec.prefetch,
+        enable_checkpointing=True,
+        checkpoint=checkpoint,
+    )
+    pipeline.build()
+    return pipeline
+
+
+@pipeline_def
+def _graph(spec: PipelineSpec, units: UnitReader, cropper: CpuCropper):
+    members = _read(spec)
+    meta = members["meta.npy"]
+    num_frames, width, height = (meta[META[name]] for name in ("num_frames", "width", "height"))
+    frame_indices = _frame_indices(spec, num_frames)
+    scaled_size = windows.scaled_size(width, height, spec.data.short_side)
+    boxes, flips = _windows_and_flips(spec, *scaled_size)
+    frames = _decode(spec, members, frame_indices, units)
+    clips = _crop(spec, frames, (width, height), scaled_size, boxes, flips, cropper)
+    labels = _labels(members["label.npy"], spec.manifest)
+    if spec.device_id is not None:
+        clips, labels = clips.gpu(), labels.gpu()
+    return clips, labels, meta[META["sample_id"]], frame_indices, boxes, flips
+
+
+def _read(spec: PipelineSpec) -> dict[str, DataNode]:
+    """The small members of the next samples; "source" says in which tar and where `json` lies."""
+    names = ("json", "meta.npy", "frames.npy", "head", "label.npy")
+    shuffling = {}
+    if isinstance(spec.data, TrainDataConfig):
+        shuffling = {
+            "random_shuffle": True,
+            "initial_fill": spec.data.shuffle_buffer,
+            "shuffle_after_epoch": True,
+            "shuffle_after_epoch_seed": spec.seed,
+        }
+    members = fn.readers.webdataset(
+        paths=[str(spec.directory / shard.name) for shard in spec.manifest.shards],
+        index_paths=[str(spec.directory / shard.index_name) for shard in spec.manifest.shards],
+        ext=list(names),
+        missing_component_behavior="error",
+        shard_id=spec.rank,  # DALI's "shards" are parts of the whole, one for each rank
+        num_shards=spec.world_size,
+        pad_last_batch=True,
+        stick_to_shard=not spec.training,
+        name=READER,
+        **shuffling,
+    )
+    by_name = dict(zip(names, members, strict=True))
+    source = fn.get_property(by_name["json"], key="source_info")
+    arrays = {name: fn.decoders.numpy(by_name[name]) for name in names if name.endswith(".npy")}
+    return by_name | arrays | {"source": source}
+
+
+def _frame_indices(spec: PipelineSpec, num_frames: DataNode) -> DataNode:
+    choose = sampling.train_frames if spec.training else sampling.test_frames
+    data = spec.data
+    return choose(
+        num_frames,
+        num_segments=data.num_segments,
+        clip_len=data.clip_len,
+        frame_interval=data.frame_interval,
+    )
+
+
+def _windows_and_flips(spec: PipelineSpec, width: DataNode, height: DataNode) -> tuple[DataNode, DataNode]:
+    data = spec.data
+    if isinstance(data, EvalDataConfig):
+        boxes = windows.test_windows(width, height, crop_size=data.crop_size, num_crops=data.num_crops)
+        return boxes, types.Constant(np.array(windows.test_flips(data.num_crops)), device="cpu")
+    match data.crop:
+        case "multi_scale":
+            boxes = windows.multi_scale_window(
+                width,
+                height,
+                crop_size=data.crop_size,
+                scales=data.scales,
+                max_scale_gap=data.max_scale_gap,
+                num_fixed_crops=data.num_fixed_crops,
+            )
+        case "random_resized":
+            boxes = windows.random_resized_window(
+                width, height, area_range=data.area_range, aspect_range=data.aspect_range
+            )
+        case "center":
+            boxes = windows.test_windows(width, height, crop_size=data.crop_size, num_crops=1)
+    return boxes, fn.random.coin_flip(probability=data.flip, shape=[1], dtype=types.BOOL)
+
+
+def _decode(
+    spec: PipelineSpec, members: dict[str, DataNode], frame_indices: DataNode, units: UnitReader
+) -> DataNode:
+    """(T, padded_height, padded_width, 3) uint8, the sampled frames with the padding of their codec."""
+    meta = members["meta.npy"]
+    located = (members["source"], members["json"], meta, members["frames.npy"])
+    if spec.manifest.codec == "h264":
+        frames = fn.python_function(*located, frame_indices, function=units.decoded, batch_processing=True)
+        frames = fn.reshape(frames, layout="FHWC")
+        return frames.gpu() if spec.device == "gpu" else frames
+    stacks = []
+    for part in _stack_slices(spec):
+        pictures = fn.python_function(
+            *located, members["head"], frame_indices[part], function=units.stitched, batch_processing=True
+        )
+        tall = fn.decoders.image(
+            pictures,
+            device="mixed" if spec.device == "gpu" else "cpu",
+            output_type=types.RGB,
+            jpeg_fancy_upsampling=True,
+        )
+        shape = fn.stack(part.stop - part.start, meta[META["padded_height"]], meta[META["width"]], 3)
+        stacks.append(fn.reshape(tall, shape=shape, layout="FHWC"))
+    return stacks[0] if len(stacks) == 1 else fn.cat(*stacks, axis=0)
+
+
+def _stack_slices(spec: PipelineSpec) -> list[slice]:
+    """Parts of the sampled frames that fit into one stitched picture each."""
+    num_frames = spec.data.num_segments * spec.data.clip_len
+    size = _MAX_ROWS[spec.device] // spec.manifest.max_padded_height
+    return [slice(start, min(start + size, num_frames)) for start in range(0, num_frames, size)]
+
+
+def _crop(
+    spec: PipelineSpec,
+    frames: DataNode,
+    size: tuple[DataNode, DataNode],
+    scaled_size: tuple[DataNode, DataNode],
+    boxes: DataNode,
+    flips: DataNode,
+    cropper: CpuCropper,
+) -> DataNode:
+    """(num_crops * T, crop_size, crop_size, 3) uint8, crop after crop."""
+    if spec.device == "cpu":
+        sizes = fn.stack(*size, *scaled_size)
+        return fn.python_function(frames, sizes, boxes, flips, function=cropper, batch_processing=True)
+    frames = fn.slice(frames, start=[0, 0], shape=fn.stack(size[1], size[0]), axis_names="HW")
+    manifest, short_side = spec.manifest, spec.data.short_side
+    scaled = short_side is not None and (manifest.min_short_side, manifest.max_short_side) != (short_side,) * 2
+    return gpu_crops(
+        frames,
+        scaled_size if scaled else None,
+        boxes,
+        flips,
+        num_crops=1 if spec.training else spec.data.num_crops,
+        crop_size=spec.data.crop_size,
+        resize_windows=spec.training,
+    )
+
+
+def _labels(labels: DataNode, manifest: Manifest) -> DataNode:
+    """() int64, or (num_classes,) uint8 with a one for each label."""
+    if not manifest.multi_label:
+        return labels[0]
+    each = fn.one_hot(labels, num_classes=manifest.num_classes, dtype=types.UINT8)  # (num_labels, num_classes)
+    return fn.reductions.max(each, axes=[0])
