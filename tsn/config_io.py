@@ -67,7 +67,9 @@ def config_to_yaml(config: Config) -> str:
 def packaged_configs() -> list[str]:
     """The names of the configs that come with the package."""
     folder = resources.files("tsn") / "configs"
-    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+    return sorted(
+        entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")
+    )
 
 
 def _find(name: str) -> tuple[str, str]:

@@ -65,16 +65,21 @@ def pick_device(world: World) -> torch.device:
 
 def barrier(world: World) -> None:
     """Wait until every rank is here."""
-    any_rank(world, False)
+    max_over_ranks(world, 0)
 
 
 def any_rank(world: World, flag: bool) -> bool:
-    """True on every rank if `flag` is true on at least one.  Touches no GPU."""
+    """True on every rank if `flag` is true on at least one."""
+    return max_over_ranks(world, int(flag)) > 0
+
+
+def max_over_ranks(world: World, value: int) -> int:
+    """The largest `value` of all ranks, on every rank.  Touches no GPU."""
     if world.world_size == 1:
-        return flag
-    votes = torch.tensor([int(flag)])
+        return value
+    votes = torch.tensor([value])
     dist.all_reduce(votes, op=dist.ReduceOp.MAX)
-    return bool(votes.item())
+    return int(votes.item())
 
 
 def sum_over_ranks(world: World, values: Tensor) -> Tensor:

@@ -168,7 +168,9 @@ def _in_order(columns: list[list[NDArray]], num_samples: int) -> Predictions:
     if np.any(counts > 1):
         raise UserError(f"videos were tested twice: sample ids {distinct[counts > 1][:10].tolist()}")
     if len(sample_ids) != num_samples:
-        raise UserError(f"{len(sample_ids)} of {num_samples} videos were tested; the loader left out the others")
+        raise UserError(
+            f"{len(sample_ids)} of {num_samples} videos were tested; the loader left out the others"
+        )
     order = np.argsort(sample_ids)
     return Predictions(sample_ids[order], labels[order], scores[order])
 

@@ -55,7 +55,9 @@ class TSN(nn.Module):
         Returns:
             (N, num_classes) raw logits.
         """
-        frames = clips.flatten(0, 1).permute(0, 3, 1, 2)  # (N * V, C, H, W): in memory it is channels_last already
+        frames = clips.flatten(0, 1).permute(
+            0, 3, 1, 2
+        )  # (N * V, C, H, W): in memory it is channels_last already
         features = self._features(frames)
         return self.classify(features.unflatten(0, clips.shape[:2]))
 

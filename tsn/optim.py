@@ -13,9 +13,7 @@ def scaled_lr(config: OptimConfig, *, global_batch_size: int) -> float:
     return config.lr * global_batch_size / config.base_batch_size if config.scale_lr else config.lr
 
 
-def build_optimizer(
-    parameters: Iterable[nn.Parameter], config: OptimConfig, *, lr: float
-) -> torch.optim.SGD:
+def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimConfig, *, lr: float) -> torch.optim.SGD:
     """SGD with momentum, without Nesterov's correction; weight decay on every parameter, as the reference has it."""
     parameters = list(parameters)
     return torch.optim.SGD(

@@ -36,7 +36,9 @@ class WaitTimer:
         """Seconds lost since the last call.  On a GPU, call it after the device has been waited for."""
         if self._on_gpu:
             begins, ends = self._marks[::2], self._marks[1::2]
-            self._seconds = sum(begin.elapsed_time(end) for begin, end in zip(begins, ends, strict=True)) / 1000
+            self._seconds = (
+                sum(begin.elapsed_time(end) for begin, end in zip(begins, ends, strict=True)) / 1000
+            )
             self._marks = []
         seconds, self._seconds = self._seconds, 0.0
         return seconds

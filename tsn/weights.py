@@ -7,6 +7,7 @@ import re
 import urllib.error
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +45,15 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     Raises:
         UserError: the file is missing, unreadable, or holds no weights.
     """
-    content = load_without_executing(path)
+    return extract_weights(load_without_executing(path), source=str(path))
+
+
+def extract_weights(content: Any, *, source: str) -> dict[str, Tensor]:
+    """The model weights in what a checkpoint file holds, under our names.
+
+    Raises:
+        UserError: there are none.
+    """
     for key in ("model", "state_dict"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
@@ -53,7 +62,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if isinstance(content, Mapping):
         tensors = {str(name): tensor for name, tensor in content.items() if isinstance(tensor, Tensor)}
     if not tensors:
-        raise UserError(f"{path}: holds no weights; expected a checkpoint of ours, of MMAction2 or of torchvision")
+        raise UserError(
+            f"{source}: holds no weights; expected a checkpoint of ours, of MMAction2 or of torchvision"
+        )
     return rename_keys(tensors)
 
 
@@ -131,7 +142,9 @@ def _read_torchvision(pretrained: str, backbone: str) -> dict[str, Tensor]:
     versions = models.get_model_weights(backbone)
     name = IMAGENET_VERSIONS[pretrained]
     if name not in versions.__members__:
-        known = ", ".join(ours for ours, theirs in IMAGENET_VERSIONS.items() if theirs in versions.__members__)
+        known = ", ".join(
+            ours for ours, theirs in IMAGENET_VERSIONS.items() if theirs in versions.__members__
+        )
         raise UserError(f"model.pretrained: torchvision has no {pretrained} for {backbone}; it has {known}")
     weights = versions[name]
     try:

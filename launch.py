@@ -1,0 +1,151 @@
+"""What the entry points share: command line to config, processes, loaders and model.  Parsing and building only."""
+
+import argparse
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from shards.manifest import Manifest, ShardError, check_files, load_manifest
+from shards.reading import ShardDataset
+from tsn.config import Config
+from tsn.config_io import NamedConfig, load_config
+from tsn.data import Loader
+from tsn.distributed import World, pick_device, start_world, stop_world
+from tsn.errors import UserError
+from tsn.model import TSN, build_model
+
+Split = Literal["train", "val", "test"]
+
+
+def run_main(main: Callable[[], int]) -> None:
+    """Run an entry point and leave with its exit code; what the user can put right ends as one message, code 2."""
+    try:
+        code = main()
+    except (UserError, ShardError) as error:
+        rank = int(os.environ.get("RANK", 0))
+        print(f"{f'rank {rank}: ' if rank else ''}error: {error}", file=sys.stderr)
+        code = 2
+    sys.stdout.flush()
+    sys.exit(code)
+
+
+def add_config_arguments(parser: argparse.ArgumentParser, *, cfg_required: bool = True) -> None:
+    """The options that say what to run; read them with `parser.parse_intermixed_args`."""
+    parser.add_argument(
+        "--cfg",
+        required=cfg_required,
+        metavar="NAME|PATH",
+        help="a YAML file, or the name of a packaged config such as k400.yaml",
+    )
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="section.key=value",
+        help="settings that replace those of the config, e.g. data.train.batch_size=64",
+    )
+
+
+def read_config(args: argparse.Namespace, extra: Sequence[str] = ()) -> NamedConfig:
+    """The config that the options name; `extra` overrides come before those of the user."""
+    return load_config(args.cfg, [*extra, *args.overrides])
+
+
+@contextmanager
+def joined_world() -> Iterator[tuple[World, torch.device]]:
+    """This process among all of the run, and the device it computes on; leaves the group at the end."""
+    # torch's DDP and DALI warn about matters that no user of this project can change.
+    warnings.filterwarnings("ignore", message=".*barrier.*", category=UserWarning)
+    world = start_world()
+    try:
+        yield world, pick_device(world)
+    finally:
+        stop_world()
+
+
+def build_network(config: Config) -> TSN:
+    """The model with fresh weights, which are the same on every rank and in every run with this seed."""
+    torch.manual_seed(config.train.seed)
+    return build_model(config.model, channels_last=config.train.channels_last)
+
+
+def build_train_loader(config: Config, world: World) -> Loader:
+    """The training batches of this rank, shuffled by the config's seed."""
+    from dali_pipes.loader import build_train_loader as build
+
+    return build(
+        config.data,
+        seed=config.train.seed,
+        rank=world.rank,
+        world_size=world.world_size,
+        local_rank=world.local_rank,
+    )
+
+
+def build_eval_loader(config: Config, split: Literal["val", "test"], world: World) -> Loader:
+    """This rank's part of a split, each video once over all ranks."""
+    from dali_pipes.loader import build_eval_loader as build
+
+    return build(
+        config.data,
+        getattr(config.data, split),
+        rank=world.rank,
+        world_size=world.world_size,
+        local_rank=world.local_rank,
+    )
+
+
+def sample_names(config: Config, split: Split) -> list[tuple[int, str]]:
+    """(sample id, name) of every video of a split, in the order of ids."""
+    dataset = ShardDataset(Path(getattr(config.data, split).shards))
+    return sorted((int(key), name) for key, name in dataset.keys_and_names())
+
+
+def check_shards(config: Config, splits: Sequence[Split]) -> dict[Split, Manifest]:
+    """The manifests of the splits, after making sure that the shards are whole and fit the config.
+
+    Raises:
+        UserError: everything that is wrong with them, each with the config key that names the directory.
+    """
+    manifests: dict[Split, Manifest] = {}
+    faults: list[str] = []
+    for split in splits:
+        directory = getattr(config.data, split).shards
+        key = f"data.{split}.shards"
+        try:
+            manifest = load_manifest(Path(directory))
+            check_files(Path(directory), manifest)
+        except ShardError as error:
+            faults.append(f"{key}: {error}")
+            continue
+        manifests[split] = manifest
+        faults += [f"{key}: {directory} {fault}" for fault in _misfits(config, manifest)]
+    faults += _different_classes(manifests)
+    if faults:
+        raise UserError("\n".join(faults))
+    return manifests
+
+
+def _misfits(config: Config, manifest: Manifest) -> Iterator[str]:
+    """In what a shard set does not fit the model."""
+    if manifest.num_classes != config.model.num_classes:
+        yield (
+            f"holds {manifest.num_classes} classes, and model.num_classes is {config.model.num_classes}; "
+            "set the one or name other shards"
+        )
+    if manifest.multi_label and config.model.loss != "bce":
+        yield f"holds videos of several labels, and model.loss is {config.model.loss}; use model.loss=bce"
+
+
+def _different_classes(manifests: dict[Split, Manifest]) -> Iterator[str]:
+    """Sets that number their classes differently, where both name them."""
+    named = {split: manifest.classes for split, manifest in manifests.items() if manifest.classes}
+    for split, classes in list(named.items())[1:]:
+        first, expected = next(iter(named.items()))
+        if list(classes) != list(expected):
+            yield f"data.{split}.shards: its class names differ from those of data.{first}.shards; pack both with one file"

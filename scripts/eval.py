@@ -1,0 +1,241 @@
+"""Test a TSN: `python scripts/eval.py --checkpoint work/k400/best.pt --test-crops 10`, alone or under torchrun.
+
+`--out result.json` keeps the metrics with the config and the checkpoint they came from, `--scores scores.npz` the raw
+logits of every video by name.  `--from-scores scores.npz` computes metrics again without a model.
+"""
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import launch
+from tsn.checkpoint import file_sha256, is_ours, parse_checkpoint
+from tsn.config import Config
+from tsn.config_io import NamedConfig, config_from_dict, config_to_dict, load_config
+from tsn.distributed import World
+from tsn.engine import Predictions, evaluate
+from tsn.errors import UserError
+from tsn.files import write_atomically
+from tsn.metrics import METRICS, compute_metrics, default_metrics
+from tsn.unpickling import load_without_executing
+from tsn.weights import extract_weights, load_weights
+
+
+@dataclass(frozen=True)
+class TestedModel:
+    """What is tested: weights and where they came from, and the config that goes with them."""
+
+    weights: dict[str, torch.Tensor]
+    identity: dict[str, Any]
+    """`path`, `sha256`, and for checkpoints of ours `epoch` and `step`."""
+    named: NamedConfig
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Test a TSN, or compute metrics again from its scores.")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument(
+        "--checkpoint", type=Path, help="best.pt or last.pt of a run, or MMAction2's .pth (with --cfg)"
+    )
+    source.add_argument("--from-scores", type=Path, metavar="NPZ", help="a file that --scores wrote")
+    launch.add_config_arguments(parser, cfg_required=False)
+    parser.add_argument(
+        "--test-crops", type=int, choices=(1, 3, 10), help="crops a frame (data.test.num_crops)"
+    )
+    parser.add_argument(
+        "--test-segments", type=int, metavar="N", help="segments a video (data.test.num_segments)"
+    )
+    parser.add_argument("--out", type=Path, metavar="JSON", help="write the result here")
+    parser.add_argument("--scores", type=Path, metavar="NPZ", help="write names, labels and raw logits here")
+    parser.add_argument("--metrics", nargs="+", metavar="NAME", help=f"any of {', '.join(METRICS)}")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace --out and --scores where they exist"
+    )
+    args = parser.parse_intermixed_args(argv)
+    # --metrics takes all words up to the next option; overrides among them are told by their sign.
+    args.overrides += [word for word in args.metrics or [] if "=" in word]
+    args.metrics = [word for word in args.metrics or [] if "=" not in word] or None
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse_args(argv)
+    check_names(args)
+    if args.from_scores:
+        scores = read_scores(args.from_scores)
+        metrics = measure(scores["scores"], scores["labels"], args.metrics)
+        report(
+            args.out,
+            {"num_samples": len(scores["labels"]), "metrics": metrics, "scores": str(args.from_scores)},
+        )
+        return 0
+
+    tested = read_model(args)
+    config = tested.named.config
+    manifest = launch.check_shards(config, ("test",))["test"]
+    with launch.joined_world() as (world, device):
+        model = launch.build_network(config)
+        load_weights(model, tested.weights, source=str(args.checkpoint), fresh_head=False)
+        loader = launch.build_eval_loader(config, "test", world)
+        if world.is_main:
+            print(describe_protocol(config, manifest.num_samples))
+        started = time.perf_counter()
+        predictions = evaluate(model.to(device), loader, world=world, amp=config.train.amp)
+        seconds = time.perf_counter() - started
+        loader.close()
+        if predictions is not None:
+            finish(args, tested, predictions, seconds=seconds, world=world, device=device)
+    return 0
+
+
+def check_names(args: argparse.Namespace) -> None:
+    """Refuse unknown metrics and files that would be overwritten, before any work starts."""
+    faults = [
+        f"--metrics {n}: unknown; known are {', '.join(METRICS)}"
+        for n in args.metrics or []
+        if n not in METRICS
+    ]
+    for option, path in (("--out", args.out), ("--scores", args.scores)):
+        if path and path.exists() and not args.overwrite:
+            faults.append(f"{option} {path}: exists already; name another file, or add --overwrite")
+        if path and not path.parent.is_dir():
+            faults.append(f"{option} {path}: there is no directory {path.parent}")
+    if args.from_scores and (
+        args.scores or args.cfg or args.overrides or args.test_crops or args.test_segments
+    ):
+        faults.append(
+            "--from-scores: takes only --metrics, --out and --overwrite; there is nothing to configure"
+        )
+    if faults:
+        raise UserError("\n".join(faults))
+
+
+def read_model(args: argparse.Namespace) -> TestedModel:
+    """The weights of --checkpoint, with the config of --cfg or, without it, the one that the checkpoint holds."""
+    content = load_without_executing(args.checkpoint)
+    identity: dict[str, Any] = {"path": str(args.checkpoint), "sha256": file_sha256(args.checkpoint)}
+    if not is_ours(content):
+        if not args.cfg:
+            raise UserError(
+                f"{args.checkpoint}: is no checkpoint of train.py and holds no config; name one with --cfg"
+            )
+        return TestedModel(
+            extract_weights(content, source=str(args.checkpoint)), identity, choose_protocol(args, None)
+        )
+    checkpoint = parse_checkpoint(content, source=str(args.checkpoint))
+    identity |= {"epoch": checkpoint.epoch, "step": checkpoint.run.step}
+    stored = NamedConfig(
+        checkpoint.config_name, config_from_dict(checkpoint.config, source=str(args.checkpoint))
+    )
+    return TestedModel(checkpoint.model, identity, choose_protocol(args, stored))
+
+
+def choose_protocol(args: argparse.Namespace, stored: NamedConfig | None) -> NamedConfig:
+    """The config with the overrides, and with the crops and segments asked for.
+
+    Where --test-crops changes the number of crops and nobody names a crop size, it becomes the reference's: three
+    crops are as large as the short side, one or ten as large as in training.
+    """
+
+    def read(*overrides: str) -> NamedConfig:
+        if args.cfg:
+            return load_config(args.cfg, overrides)
+        assert stored is not None
+        data = config_to_dict(stored.config)
+        return NamedConfig(stored.name, config_from_dict(data, overrides, source=str(args.checkpoint)))
+
+    flags = [f"data.test.num_segments={args.test_segments}"] if args.test_segments else []
+    if args.test_crops:
+        flags.append(f"data.test.num_crops={args.test_crops}")
+        sized = any(override.startswith("data.test.crop_size=") for override in args.overrides)
+        if not sized and read().config.data.test.num_crops != args.test_crops:
+            # Read with a crop that fits everything: only short_side and the training's crop_size are wanted.
+            data = read(*args.overrides, "data.test.num_crops=1", "data.test.crop_size=1").config.data
+            size = data.test.short_side if args.test_crops == 3 else data.train.crop_size
+            flags.append(f"data.test.crop_size={size}")
+    return read(*flags, *args.overrides)
+
+
+def describe_protocol(config: Config, num_samples: int) -> str:
+    test = config.data.test
+    return (
+        f"testing {num_samples} videos of {test.shards}: {test.num_segments} segments x {test.num_crops} crops of "
+        f"{test.crop_size} x {test.crop_size}, short side {test.short_side or 'as stored'}"
+    )
+
+
+def finish(
+    args: argparse.Namespace,
+    tested: TestedModel,
+    predictions: Predictions,
+    *,
+    seconds: float,
+    world: World,
+    device: torch.device,
+) -> None:
+    """On rank 0: check that each video was tested, then write scores and result."""
+    config = tested.named.config
+    names = launch.sample_names(config, "test")
+    if [sample_id for sample_id, _ in names] != predictions.sample_ids.tolist():
+        raise UserError(
+            f"data.test.shards: the videos tested are not those listed in {config.data.test.shards}"
+        )
+    if args.scores:
+        arrays = {"labels": predictions.labels, "scores": predictions.scores}
+        arrays["names"] = np.array([name for _, name in names])
+        write_atomically(args.scores, lambda stream: np.savez(stream, **arrays))
+    test, num_samples = config.data.test, len(predictions.sample_ids)
+    result = {
+        "num_samples": num_samples,
+        "metrics": measure(predictions.scores, predictions.labels, args.metrics),
+        "videos_per_second": num_samples / seconds,
+        "seconds": seconds,
+        "views": test.num_segments * test.clip_len * test.num_crops,
+        "world_size": world.world_size,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "torch": str(torch.__version__),
+        "checkpoint": tested.identity,
+        "config_name": tested.named.name,
+        "config": config_to_dict(config),
+    }
+    report(args.out, result)
+
+
+def measure(scores: NDArray, labels: NDArray, names: Sequence[str] | None) -> dict[str, float | None]:
+    """The metrics, with null in place of NaN, which JSON does not have."""
+    metrics = compute_metrics(scores, labels, names or default_metrics(labels))
+    return {name: None if math.isnan(value) else value for name, value in metrics.items()}
+
+
+def read_scores(path: Path) -> dict[str, NDArray]:
+    """What --scores wrote."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in ("names", "labels", "scores")}
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"--from-scores {path}: is no file of --scores ({error})") from error
+
+
+def report(out: Path | None, result: dict[str, Any]) -> None:
+    """Print the metrics, and write the whole result to --out."""
+    width = max(len(name) for name in result["metrics"])
+    for name, value in result["metrics"].items():
+        print(f"{name:<{width}}  {'undefined' if value is None else format(value, '.4f')}")
+    speed = result.get("videos_per_second")
+    print(f"{result['num_samples']} videos" + (f", {speed:.2f} videos/s" if speed else ""))
+    if out:
+        text = json.dumps(result, indent=2) + "\n"
+        write_atomically(out, lambda stream: stream.write(text.encode()))
+
+
+if __name__ == "__main__":
+    launch.run_main(main)

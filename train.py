@@ -1,0 +1,138 @@
+"""Train a TSN: `torchrun train.py --cfg k400.yaml`, or `python train.py --cfg mini.yaml` in one process.
+
+In the work directory: `config.yaml` (every setting that was in force), `log.jsonl`, `tensorboard/`, `last.pt` (where
+to go on) and `best.pt` (the best validation so far).
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+import launch
+from tsn.checkpoint import check_resumable, load_checkpoint
+from tsn.config_io import NamedConfig, config_to_yaml
+from tsn.distributed import World, barrier, max_over_ranks
+from tsn.randomness import be_deterministic
+from tsn.run import Run
+from tsn.stopping import StopRequest, listen_for_stop
+from tsn.weights import load_pretrained
+from tsn.work_dir import find_checkpoint
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Train a TSN.  Start it with torchrun to use several GPUs.")
+    launch.add_config_arguments(parser)
+    parser.add_argument("--work-dir", type=Path, help="where results go (default: work/NAME of the config)")
+    parser.add_argument(
+        "--resume", metavar="auto|PATH", help="go on from a checkpoint; auto: from last.pt, if any"
+    )
+    parser.add_argument("--seed", type=int, help="the same as train.seed=N")
+    parser.add_argument("--deterministic", action="store_true", help="the same as train.deterministic=true")
+    return parser.parse_intermixed_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse_args(argv)
+    flags = [f"train.seed={args.seed}"] if args.seed is not None else []
+    flags += ["train.deterministic=true"] if args.deterministic else []
+    named = launch.read_config(args, flags)
+    work_dir = args.work_dir or Path("work") / named.name
+    with launch.joined_world() as (world, device), listen_for_stop() as stop:
+        run = build_run(named, work_dir, args.resume, world, device)
+        signum = train(run, stop)
+        report_end(run, signum)
+    return 128 + signum if signum else 0
+
+
+def build_run(
+    named: NamedConfig, work_dir: Path, resume: str | None, world: World, device: torch.device
+) -> Run:
+    """Check everything that can be checked, then build the run, or restore it."""
+    config = named.config
+    path = find_checkpoint(work_dir, resume)
+    checkpoint = load_checkpoint(path) if path else None
+    if checkpoint:
+        check_resumable(checkpoint, config, world_size=world.world_size, source=str(path))
+    launch.check_shards(config, ("train", "val"))
+    if config.train.deterministic:
+        be_deterministic()
+    else:
+        torch.backends.cudnn.benchmark = True
+
+    model = launch.build_network(config)
+    origin = f"going on from {path}"
+    if checkpoint is None:
+        origin = load_pretrained(model, pretrained=config.model.pretrained, backbone=config.model.backbone)
+    run = Run(
+        named,
+        model=model,
+        train_loader=launch.build_train_loader(config, world),
+        val_loader=launch.build_eval_loader(config, "val", world),
+        world=world,
+        device=device,
+        work_dir=work_dir,
+    )
+    if checkpoint:
+        run.restore(checkpoint, source=str(path))
+
+    barrier(world)  # every rank has looked at the work directory before anything is written into it
+    if world.is_main:
+        work_dir.mkdir(parents=True, exist_ok=True)
+        (work_dir / "config.yaml").write_text(config_to_yaml(config), encoding="utf-8")
+        print_start(run, origin)
+    run.start_log(checkpoint)
+    return run
+
+
+def train(run: Run, stop: StopRequest) -> int:
+    """Train to the end; returns 0, or the number of the signal that ended it early, after saving."""
+    while True:
+        if run.validation_is_due and not run.validate(stopping=lambda: stop.signum != 0):
+            run.save("last.pt")
+            return max_over_ranks(run.world, stop.signum)
+        if run.is_finished:
+            return 0
+        for _ in run.iter_steps():
+            if run.record_is_due:
+                run.write_record()
+            signum = max_over_ranks(run.world, stop.signum)
+            if run.is_inside_epoch and (run.save_is_due or signum):
+                run.save("last.pt")
+            if run.is_inside_epoch and signum:
+                return signum
+        signum = max_over_ranks(run.world, stop.signum)
+        if run.save_is_due or signum:
+            run.save("last.pt")
+        if signum:
+            return signum
+
+
+def print_start(run: Run, origin: str) -> None:
+    config = run.config
+    print(f"{origin}\nwork directory: {run.work_dir}")
+    print(
+        f"{run.train_loader.num_samples} videos, {run.steps_per_epoch} steps of {run.global_batch_size} videos an epoch "
+        f"(batch_size {config.data.train.batch_size} x {run.world.world_size} ranks x accumulate "
+        f"{config.train.accumulate}), {config.schedule.epochs} epochs"
+    )
+    scaling = f"optim.lr {config.optim.lr:g} at {config.optim.base_batch_size} videos an update"
+    print(
+        f"learning rate {run.lr:g}: {scaling}, {'scaled linearly' if config.optim.scale_lr else 'not scaled'}"
+    )
+
+
+def report_end(run: Run, signum: int) -> None:
+    if not run.world.is_main:
+        return
+    if signum:
+        print(f"stopped by signal {signum} at step {run.state.step}; go on with --resume auto")
+        return
+    print(
+        f"finished: best {run.best_metric} {run.state.best:.4f} after epoch {run.state.best_epoch}: {run.work_dir}/best.pt"
+    )
+
+
+if __name__ == "__main__":
+    launch.run_main(main)

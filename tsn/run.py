@@ -1,0 +1,270 @@
+"""A training run: what is trained, how far it is, and how it is saved, restored, logged and validated."""
+
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from tsn.checkpoint import Checkpoint, RunState, check_resumable, save_checkpoint
+from tsn.config_io import NamedConfig, config_to_dict
+from tsn.data import Loader
+from tsn.distributed import World, any_rank, from_main, gather_to_main
+from tsn.engine import StepOptions, Tally, evaluate, train_epoch
+from tsn.errors import UserError
+from tsn.losses import LOSSES
+from tsn.metrics import compute_metrics, default_metrics
+from tsn.model import TSN
+from tsn.optim import build_optimizer, scaled_lr, set_lr
+from tsn.progress import Pace, RunLog
+from tsn.randomness import random_state, restore_random_state, seed_rank
+from tsn.schedules import lr_factor
+from tsn.timing import WaitTimer
+from tsn.weights import load_weights
+
+
+class Run:
+    """One training run on this rank.  `train.py` tells the order in which its methods are called."""
+
+    def __init__(
+        self,
+        named: NamedConfig,
+        *,
+        model: TSN,
+        train_loader: Loader,
+        val_loader: Loader,
+        world: World,
+        device: torch.device,
+        work_dir: Path,
+    ) -> None:
+        """Take the model with its initial weights, and the loaders.
+
+        Raises:
+            UserError: the training set has fewer videos than one update needs.
+        """
+        config = named.config
+        self.named, self.config, self.world, self.work_dir = named, config, world, work_dir
+        self.train_loader, self.val_loader = train_loader, val_loader
+        self.steps_per_epoch = len(train_loader) // config.train.accumulate
+        self.num_steps = self.steps_per_epoch * config.schedule.epochs
+        self.global_batch_size = config.data.train.batch_size * world.world_size * config.train.accumulate
+        if self.steps_per_epoch == 0:
+            raise UserError(
+                f"data.train.shards: {train_loader.num_samples} videos are fewer than one update needs: "
+                f"{self.global_batch_size} (data.train.batch_size {config.data.train.batch_size} x {world.world_size} "
+                f"ranks x train.accumulate {config.train.accumulate}); make one of them smaller"
+            )
+        self.model = model.to(device)
+        self.trained = _wrap(self.model, world, device, config.train.sync_bn, config.train.compile)
+        self.lr = scaled_lr(config.optim, global_batch_size=self.global_batch_size)
+        self.optimizer = build_optimizer(self.model.parameters(), config.optim, lr=self.lr)
+        self.options = StepOptions(
+            loss_fn=LOSSES[config.model.loss],
+            loss_weight=config.model.loss_weight,
+            accumulate=config.train.accumulate,
+            grad_clip=config.optim.grad_clip,
+            amp=config.train.amp,
+        )
+        self.best_metric = (
+            "mean_average_precision" if config.model.loss == "bce" else config.train.best_metric
+        )
+        self.state = RunState()
+        self.tally, self.waits, self.pace = Tally(device), WaitTimer(device), Pace()
+        self.steps_since_record = 0
+        self.log: RunLog | None = None
+        seed_rank(config.train.seed, world.rank)
+
+    @property
+    def epoch(self) -> int:
+        """Whole epochs trained."""
+        return self.state.step // self.steps_per_epoch
+
+    @property
+    def is_inside_epoch(self) -> bool:
+        """False at the beginning, and after the last update of each epoch."""
+        return self.state.step % self.steps_per_epoch != 0
+
+    @property
+    def is_finished(self) -> bool:
+        """True after the last update of the last epoch."""
+        return self.state.step >= self.num_steps
+
+    @property
+    def validation_is_due(self) -> bool:
+        """True after an epoch that the config wants validated, until that is done."""
+        wanted = self.epoch % self.config.train.val_every_epochs == 0 or self.is_finished
+        return wanted and not self.is_inside_epoch and self.epoch > self.state.validated_epoch
+
+    @property
+    def record_is_due(self) -> bool:
+        """True after every `log_every_steps` steps, and after the last."""
+        return self.state.step % self.config.train.log_every_steps == 0 or self.is_finished
+
+    @property
+    def save_is_due(self) -> bool:
+        """True inside an epoch after every `save_every_steps` steps, and at the ends of `save_every_epochs` epochs."""
+        every_steps = self.config.train.save_every_steps
+        if self.is_inside_epoch:
+            return every_steps > 0 and self.state.step % every_steps == 0
+        return (
+            self.epoch % self.config.train.save_every_epochs == 0
+            or self.is_finished
+            or self.validation_is_due
+        )
+
+    def start_log(self, checkpoint: Checkpoint | None) -> None:
+        """On rank 0: write the config and open the log, without what it holds of steps after the checkpoint."""
+        if self.world.is_main:
+            size = checkpoint.log_size_bytes if checkpoint else 0
+            self.log = RunLog(self.work_dir, resume_size_bytes=size, resume_step=self.state.step)
+
+    def iter_steps(self) -> Iterator[None]:
+        """Make the updates that are left of this epoch, yielding after each."""
+        self.pace.restart()
+        steps = train_epoch(
+            self.trained,
+            self.train_loader,
+            self.optimizer,
+            self.options,
+            num_steps=self.steps_per_epoch - self.state.step % self.steps_per_epoch,
+            before_step=lambda: set_lr(self.optimizer, self.lr * self._lr_factor(self.state.step)),
+            tally=self.tally,
+            waits=self.waits,
+        )
+        for _ in steps:
+            self.state.step += 1
+            self.steps_since_record += 1
+            yield
+
+    def write_record(self) -> None:
+        """Tell how training went since the last record.
+
+        Raises:
+            UserError: the loss is infinite or not a number.
+        """
+        self._check_loss()
+        loss, top1, _ = self.tally.take(self.world)
+        steps, self.steps_since_record = self.steps_since_record, 0
+        pace = self.pace.take(
+            num_steps=steps,
+            num_videos=steps * self.global_batch_size,
+            steps_left=self.num_steps - self.state.step,
+            waited_s=self.waits.take(),
+        )
+        if self.log:
+            where = {"epoch": (self.state.step - 1) // self.steps_per_epoch + 1, "step": self.state.step}
+            lr = self.optimizer.param_groups[0]["lr"]
+            self.log.write(
+                "train", where | {"loss": loss, "top1": top1, "lr": lr, "num_steps": self.num_steps} | pace
+            )
+
+    def validate(self, stopping: Callable[[], bool]) -> bool:
+        """Test the model on the validation set, and save it as best.pt if it is the best so far.
+
+        Returns:
+            False if it was ended early because `stopping()` became true on a rank; then nothing has changed.
+        """
+        started = time.perf_counter()
+        predictions = evaluate(
+            self.model, self.val_loader, world=self.world, amp=self.config.train.amp, stopping=stopping
+        )
+        metrics = None
+        if predictions is not None:
+            metrics = compute_metrics(
+                predictions.scores, predictions.labels, default_metrics(predictions.labels)
+            )
+        metrics = from_main(self.world, metrics)
+        if metrics is None:
+            return False
+        if self.log:
+            count = self.val_loader.num_samples
+            speed = {"num_samples": count, "videos_per_s": count / (time.perf_counter() - started)}
+            self.log.write("val", {"epoch": self.epoch, "step": self.state.step} | metrics | speed)
+        value = metrics[self.best_metric]
+        self.state.validated_epoch = self.epoch
+        is_best = self.state.best is None or value > self.state.best
+        if is_best:
+            self.state.best, self.state.best_epoch = value, self.epoch
+        self.save("best.pt", "last.pt") if is_best else self.save("last.pt")
+        return True
+
+    def save(self, *names: str) -> None:
+        """Write the whole state, of every rank, to files of these names in the work directory.
+
+        Raises:
+            UserError: the loss is infinite or not a number; the files stay as they were.
+        """
+        self._check_loss()
+        own = {
+            "loader": self.train_loader.state_dict(),
+            "random": random_state(),
+            "tally": self.tally.state(),
+            "steps_since_record": self.steps_since_record,
+        }
+        ranks = gather_to_main(self.world, own)
+        if ranks is None or self.log is None:
+            return
+        checkpoint = Checkpoint(
+            model=self.model.state_dict(),
+            optimizer=self.optimizer.state_dict(),
+            run=self.state,
+            steps_per_epoch=self.steps_per_epoch,
+            ranks=ranks,
+            log_size_bytes=self.log.size_bytes,
+            config_name=self.named.name,
+            config=config_to_dict(self.config),
+        )
+        for name in names:
+            save_checkpoint(self.work_dir / name, checkpoint)
+
+    def restore(self, checkpoint: Checkpoint, *, source: str) -> None:
+        """Go on where `checkpoint` was saved.
+
+        Raises:
+            UserError: it belongs to another run: another config, data set, model or number of ranks.
+        """
+        check_resumable(checkpoint, self.config, world_size=self.world.world_size, source=source)
+        if checkpoint.steps_per_epoch != self.steps_per_epoch:
+            raise UserError(
+                f"{source}: cannot be resumed: its epochs have {checkpoint.steps_per_epoch} steps, and now they have "
+                f"{self.steps_per_epoch}; data.train.shards is another set"
+            )
+        own = checkpoint.ranks[self.world.rank]
+        load_weights(self.model, checkpoint.model, source=source, fresh_head=False)
+        self.optimizer.load_state_dict(checkpoint.optimizer)
+        self.train_loader.load_state_dict(own["loader"])
+        self.tally.restore(own["tally"])
+        self.steps_since_record = own["steps_since_record"]
+        self.state = checkpoint.run
+        restore_random_state(own["random"])
+
+    def _lr_factor(self, step: int) -> float:
+        return lr_factor(step, steps_per_epoch=self.steps_per_epoch, schedule=self.config.schedule)
+
+    def _check_loss(self) -> None:
+        if any_rank(self.world, not self.tally.is_finite()):
+            raise UserError(
+                f"the loss is infinite or not a number, at step {self.state.step} or in the "
+                f"{self.steps_since_record} before it; try a smaller optim.lr, schedule.warmup_epochs, or "
+                f"train.amp=false.  Checkpoints in {self.work_dir} are from before"
+            )
+
+
+def _wrap(model: TSN, world: World, device: torch.device, sync_bn: bool, compile_: bool) -> nn.Module:
+    """The model as it is called in training: averaged over ranks, compiled, with common BatchNorm statistics."""
+    if sync_bn and world.world_size > 1:
+        if device.type != "cuda":
+            raise UserError("train.sync_bn: needs GPUs; on the CPU use one rank, or train.sync_bn=false")
+        model.backbone = nn.SyncBatchNorm.convert_sync_batchnorm(model.backbone)
+    if compile_:
+        model.compile()  # in place, so that the names of the weights stay
+    if world.world_size == 1:
+        return model
+    devices = [device] if device.type == "cuda" else None
+    # BatchNorm's statistics stay each rank's own in training, as in the reference; testing takes rank 0's.
+    # torch 2.14 renames the option; the old name works in all versions.
+    warnings.filterwarnings("ignore", message=".*broadcast_buffers.*", category=FutureWarning)
+    return DistributedDataParallel(model, devices, broadcast_buffers=False, gradient_as_bucket_view=True)
