@@ -2,9 +2,9 @@
 
     python scripts/make_shards.py --list train.txt --root videos/ --classes classes.txt --out data/k400/train
 
-Killed at any moment and started again with the same command, it goes on where it was. Exit codes: 0 all videos are
-packed, 3 finished but some were rejected (see rejected.jsonl), 2 nothing was begun (the reason is printed), 130
-interrupted.
+Killed at any moment and started again with the same command, it goes on where it was. Exit codes: 0 all
+videos are packed, 3 finished but some were rejected (see rejected.jsonl), 2 nothing was begun (the reason is
+printed), 130 interrupted.
 """
 
 import argparse
@@ -113,10 +113,11 @@ class Figures:
     def report(self, wall_s: float, own_cpu_s: float, num_cores: int) -> str:
         rate = self.num_videos / wall_s
         busy = (self.worker_cpu_s + own_cpu_s) / (wall_s * num_cores)
+        per_video = f"{self.size_bytes / self.num_videos / 1e6:.2f} MB a video"
         per_second = f"{self.size_bytes / self.duration_s / 1e3:.0f} KB" if self.duration_s else "? KB"
         return (
-            f"{rate:.2f} videos/s, {rate / num_cores:.2f} videos/s per core ({num_cores} cores, {busy:.0%} busy), "
-            f"{self.size_bytes / max(1, self.num_videos) / 1e6:.2f} MB a video, {per_second} a second of video"
+            f"{rate:.2f} videos/s, {rate / num_cores:.2f} videos/s per core "
+            f"({num_cores} cores, {busy:.0%} busy), {per_video}, {per_second} a second of video"
         )
 
 

@@ -89,7 +89,8 @@ class Task:
 
 
 def pack_video(task: Task) -> PackedSample | Rejected:
-    """Decode, encode and check one video. What is wrong with the video makes a `Rejected`, never an exception."""
+    """Decode, encode and check one video. What is wrong with the video makes a `Rejected`, never an
+    exception."""
     started_s = time.process_time()
     try:
         sample = _encode(task)

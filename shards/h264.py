@@ -5,6 +5,8 @@ from fractions import Fraction
 
 import av
 import numpy as np
+from av.error import FFmpegError
+from av.video.codeccontext import VideoCodecContext
 from av.video.reformatter import ColorRange, Colorspace, Interpolation
 
 from shards.stream import EncodedStream, VideoError, pad_frame, unit_table
@@ -60,23 +62,22 @@ def encode_gops(frames: Iterable[np.ndarray], *, gop: int, crf: int) -> EncodedS
     )
 
 
-def _open_encoder(width: int, height: int, *, gop: int, crf: int) -> av.VideoCodecContext:
+def _open_encoder(width: int, height: int, *, gop: int, crf: int) -> VideoCodecContext:
     encoder = av.CodecContext.create("libx264", "w")
     encoder.width, encoder.height, encoder.pix_fmt = width, height, "yuv420p"
     encoder.time_base, encoder.framerate = Fraction(1, 25), Fraction(25)
     encoder.color_range, encoder.colorspace = ColorRange.MPEG, _BT601
     encoder.thread_count = 1  # more threads, other bytes
-    encoder.options = {
-        "crf": str(crf),
-        "x264-params": f"keyint={gop}:min-keyint={gop}:scenecut=0:bframes=0:open-gop=0:repeat-headers=1:aud=1:threads=1",
-    }
+    gops = f"keyint={gop}:min-keyint={gop}:scenecut=0:bframes=0:open-gop=0"
+    encoder.options = {"crf": str(crf), "x264-params": f"{gops}:repeat-headers=1:aud=1:threads=1"}
     return encoder
 
 
 def decode_frames(
     stream: bytes | np.ndarray, units: np.ndarray, frames_per_unit: int, frame_indices: Sequence[int]
 ) -> np.ndarray:
-    """Decode single frames of an H.264 stream: only the GOPs that hold one, each only up to its last wanted frame.
+    """Decode single frames of an H.264 stream: only the GOPs that hold one, each only up to its last wanted
+    frame.
 
     Args:
         stream: Annex-B bytes, or uint8 array of them.
@@ -103,9 +104,7 @@ def decode_frames(
     return np.stack([decoded[int(index)] for index in frame_indices])
 
 
-def _decode_gop(
-    decoder: av.VideoCodecContext, data: bytes, num_frames: int, unit: int
-) -> list[av.VideoFrame]:
+def _decode_gop(decoder: VideoCodecContext, data: bytes, num_frames: int, unit: int) -> list[av.VideoFrame]:
     """The first `num_frames` frames of a GOP."""
     pictures = [_AUD + part for part in data.split(_AUD)[1:]]
     frames = []
@@ -114,7 +113,7 @@ def _decode_gop(
             frames += decoder.decode(av.Packet(picture))
         frames += decoder.decode(None)
         decoder.flush_buffers()
-    except av.FFmpegError as error:
+    except FFmpegError as error:
         raise VideoError(f"GOP {unit} cannot be decoded: {error}") from error
     if len(frames) != num_frames or any(frame.is_corrupt for frame in frames):
         raise VideoError(f"GOP {unit} is damaged: {len(frames)} of {num_frames} frames could be decoded")

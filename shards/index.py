@@ -1,6 +1,7 @@
 """DALI's index of a WebDataset tar (`wds2idx`, format v1.2): where each member of each sample lies.
 
-The first line is `v1.2 <number of samples>`; then a line a sample: `extension offset size file-name` for each member.
+The first line is `v1.2 <number of samples>`; then a line a sample: `extension offset size file-name` for
+each member.
 """
 
 from dataclasses import dataclass

@@ -1,8 +1,8 @@
 """Motion JPEG whose pictures can be stitched: encoding, splitting, stitching and decoding.
 
-All pictures of a sample share size, quantisation and Huffman tables, so that their scans, joined by restart markers
-under one header with a greater height, are one valid tall picture (ITU-T T.81, B.2.1 and F.1.2.1.1): one call of a
-JPEG decoder gives all frames.
+All pictures of a sample share size, quantisation and Huffman tables, so that their scans, joined by restart
+markers under one header with a greater height, are one valid tall picture (ITU-T T.81, B.2.1 and F.1.2.1.1):
+one call of a JPEG decoder gives all frames.
 """
 
 import io
@@ -114,8 +114,8 @@ def stitchable_head(header: bytes) -> tuple[bytes, int]:
     parsed = parse_header(header)
     if parsed.num_mcus > MAX_RESTART_INTERVAL:
         raise VideoError(
-            f"frames of {parsed.width}x{parsed.height} have {parsed.num_mcus} JPEG blocks and {MAX_RESTART_INTERVAL} "
-            "is the most: pack smaller frames (--size)"
+            f"frames of {parsed.width}x{parsed.height} have {parsed.num_mcus} JPEG blocks "
+            f"and {MAX_RESTART_INTERVAL} is the most: pack smaller frames (--size)"
         )
     restart = bytes([0xFF, _DRI, 0, 4]) + parsed.num_mcus.to_bytes(2, "big")
     return header[: parsed.sos_offset] + restart + header[parsed.sos_offset :], parsed.height_offset
@@ -209,12 +209,10 @@ def decode_pictures(stream: EncodedStream, frame_indices: Sequence[int]) -> np.n
         rows = np.asarray(Image.open(io.BytesIO(picture), formats=["JPEG"]))
     except (OSError, SyntaxError) as error:
         raise VideoError(f"its JPEG pictures cannot be decoded: {error}") from error
-    shape = (len(scans), stream.padded_height, stream.width)
-    if rows.shape[:2] != (shape[0] * shape[1], shape[2]):
-        raise VideoError(
-            f"a stitched picture has {rows.shape[:2]} rows and columns, expected {(shape[0] * shape[1], shape[2])}"
-        )
-    return rows.reshape(*shape, 3)[:, : stream.height]
+    expected = (len(scans) * stream.padded_height, stream.width, 3)
+    if rows.shape != expected:
+        raise VideoError(f"its stitched pictures decode to {rows.shape}, expected {expected}")
+    return rows.reshape(len(scans), stream.padded_height, stream.width, 3)[:, : stream.height]
 
 
 def _encode(frame: np.ndarray, quality: int, subsampling: str) -> bytes:

@@ -1,4 +1,5 @@
-"""`manifest.json`: what a directory of shards holds. It is written last, so that its presence means complete."""
+"""`manifest.json`: what a directory of shards holds. It is written last, so that its presence means
+complete."""
 
 import hashlib
 import json
@@ -47,11 +48,12 @@ class Manifest:
         codec: "mjpeg" or "h264".
         modality: "rgb".
         num_samples, num_rejected: videos packed, and left out (see rejected.jsonl).
-        num_classes, classes: the class names, in the order of the labels.
+        num_classes, classes: how many, and their names in the order of the labels (None: not known).
         multi_label: whether a sample has a number of labels other than one.
         num_frames, size_bytes: sums over all samples, and over all tars.
         max_num_frames: of one sample.
-        min_short_side .. max_padded_height: extremes over the samples; padded: with the rows added for the codec.
+        min_short_side .. max_padded_height: extremes over the samples; padded: with the rows added for the
+            codec.
         mcu_height: rows that a coded height is a multiple of.
         options: every option that shaped the content, the checksums of list and class file among them.
         shards: the tars in order.
@@ -64,7 +66,7 @@ class Manifest:
     num_samples: int
     num_rejected: int
     num_classes: int
-    classes: tuple[str, ...]
+    classes: tuple[str, ...] | None
     multi_label: bool
     num_frames: int
     size_bytes: int
@@ -91,7 +93,8 @@ def load_manifest(directory: str | Path) -> Manifest:
     """Read the manifest of a directory of shards.
 
     Raises:
-        ShardError: no such directory, packing has not finished, another format or version, or fields are missing.
+        ShardError: no such directory, packing has not finished, another format or version, or fields are
+            missing.
     """
     path = Path(directory) / FILE_NAME
     if not path.parent.is_dir():
@@ -110,11 +113,13 @@ def load_manifest(directory: str | Path) -> Manifest:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ShardError(f"{path}: not JSON ({error}); pack the directory again") from error
+    if not isinstance(content, dict):
+        raise ShardError(f"{path}: not a manifest of shards; pack the directory again")
     return _parse(path, content)
 
 
-def _parse(path: Path, content: Any) -> Manifest:
-    if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
+def _parse(path: Path, content: dict[str, Any]) -> Manifest:
+    if content.pop("format", None) != FORMAT:
         raise ShardError(f'{path}: not a manifest of shards: "format" is not "{FORMAT}"')
     version = content.pop("version", None)
     if version != VERSION:
@@ -127,7 +132,8 @@ def _parse(path: Path, content: Any) -> Manifest:
         raise ShardError(f"{path}: fields that are missing or unknown: {differing}; pack the directory again")
     try:
         shards = tuple(ShardFile(**shard) for shard in content.pop("shards"))
-        return Manifest(**content | {"classes": tuple(content["classes"])}, shards=shards)
+        classes = None if content["classes"] is None else tuple(content.pop("classes"))
+        return Manifest(**content | {"classes": classes, "shards": shards})
     except TypeError as error:
         raise ShardError(f"{path}: {error}; pack the directory again") from error
 

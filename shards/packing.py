@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -26,7 +26,8 @@ Outcome = PackedSample | Rejected
 def estimate_bytes(
     plan: Plan, done: dict[int, ShardRecord], *, num_workers: int, num_videos: int = 5
 ) -> int | None:
-    """Bytes that the shards not in `done` will take: from encoding a few of their videos, spread over the file sizes.
+    """Bytes that the shards not in `done` will take: from encoding a few of their videos, spread over the
+    file sizes.
 
     Returns:
         None where none of the few could be packed, and 0 where nothing is left to do.
@@ -51,8 +52,8 @@ def check_disk(directory: Path, needed_bytes: int) -> None:
     free = shutil.disk_usage(directory).free
     if free < needed_bytes * _DISK_MARGIN:
         raise PackingError(
-            f"--out {directory}: about {needed_bytes / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB are free; "
-            "free some, choose another disk, or store less (--size short256, --quality, --codec h264)"
+            f"--out {directory}: about {needed_bytes / 1e9:.3g} GB are needed and {free / 1e9:.3g} GB are "
+            "free; free some, choose another disk, or store less (--size short256, --quality, --codec h264)"
         )
 
 
@@ -91,7 +92,7 @@ def _remaining(plan: Plan, done: dict[int, ShardRecord]) -> list[int]:
     return [number for number in range(plan.num_shards) if number not in done]
 
 
-def _pack_in_order(tasks: list[Task], num_workers: int) -> Iterator[tuple[Task, Outcome]]:
+def _pack_in_order(tasks: list[Task], num_workers: int) -> Generator[tuple[Task, Outcome], None, None]:
     results = run_in_order(pack_video, tasks, num_workers=num_workers, window=_TASKS_PER_WORKER * num_workers)
     with closing(results):
         for task, result in zip(tasks, results, strict=True):

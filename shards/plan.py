@@ -1,8 +1,8 @@
 """Which videos go into which shard, and under which id.
 
-The list is shuffled by a hash of seed and name, which no library version can change: any prefix of the shards is a fair
-sample of the split. Shard k holds the videos at positions [k * samples_per_shard, (k + 1) * samples_per_shard) of that
-order, without those that could not be packed; the position is the sample id.
+The list is shuffled by a hash of seed and name, which no library version can change: any prefix of the
+shards is a fair sample of the split. Shard k holds the videos at positions [k * samples_per_shard, (k + 1) *
+samples_per_shard) of that order, without those that could not be packed; the position is the sample id.
 """
 
 import hashlib

@@ -1,22 +1,24 @@
 """A process pool that survives the death of its workers.
 
-`concurrent.futures` gives up as a whole when one process dies, and does not say over which task. Here the task whose
-process died yields a `Died`, a new process takes the place, and the work goes on.
+`concurrent.futures` gives up as a whole when one process dies, and does not say over which task. Here the
+task whose process died yields a `Died`, a new process takes the place, and the work goes on.
 """
 
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
+_TASKS_PER_WORKER = 2  # one in work, one that it finds when it comes back
 # Processes are started afresh: nothing of the parent's threads and open files is inherited.
 _context = multiprocessing.get_context("spawn")
 
@@ -35,9 +37,33 @@ class Died:
 
 @dataclass
 class _Worker:
+    """A process, and the numbered tasks that it was given and has not answered, oldest first."""
+
     process: BaseProcess
     connection: Connection
-    task_number: int | None = None
+    tasks: deque[tuple[int, Any]] = field(default_factory=deque)
+
+    def give(self, numbered_task: tuple[int, Any]) -> None:
+        self.tasks.append(numbered_task)
+        with suppress(BrokenPipeError, ConnectionResetError):  # it died: `receive` finds out
+            self.connection.send(numbered_task[1])
+
+    def receive(self) -> tuple[int, Any]:
+        """Number and result of the oldest task; waits for it."""
+        number, _ = self.tasks.popleft()
+        try:
+            succeeded, result = self.connection.recv()
+        except (EOFError, ConnectionResetError):
+            self.process.join()
+            return number, Died(self.process.exitcode or 0)
+        if not succeeded:
+            raise result
+        return number, result
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.join()
+        self.connection.close()
 
 
 def available_cores() -> int:
@@ -47,44 +73,31 @@ def available_cores() -> int:
 
 def run_in_order(
     function: Callable[[Task], Result], tasks: Iterable[Task], *, num_workers: int, window: int
-) -> Iterator[Result | Died]:
+) -> Generator[Result | Died, None, None]:
     """Apply `function` to each task in `num_workers` processes; yield the results in the order of the tasks.
 
     Args:
-        function: importable by name, like each task and result picklable. An exception that it raises is raised here.
+        function: importable by name, like each task and result picklable. What it raises is raised here.
         tasks: read as the work goes on.
         num_workers: processes.
         window: tasks begun but not yet yielded, at most: it bounds the results that wait in memory.
     """
     numbered = enumerate(tasks)
     workers = [_start(function) for _ in range(num_workers)]
-    done: dict[int, Result | Died] = {}
-    next_number, exhausted = 0, False
+    done: dict[int, Any] = {}
+    num_begun = num_yielded = 0
     try:
         while True:
-            for worker in workers:
-                begun = sum(w.task_number is not None for w in workers) + len(done)
-                if worker.task_number is None and begun < window and not exhausted:
-                    exhausted = not _send_next(worker, numbered)
-            busy = {
-                worker.connection: i for i, worker in enumerate(workers) if worker.task_number is not None
-            }
-            if not busy and not done:
+            num_begun += _hand_out(numbered, workers, at_most=window - (num_begun - num_yielded))
+            if num_begun == num_yielded:
                 return
-            for connection in wait(list(busy)) if next_number not in done else []:
-                place = busy[connection]
-                number = workers[place].task_number
-                done[number] = _receive(workers[place])
-                if isinstance(done[number], Died):
-                    workers[place] = _start(function)
-            while next_number in done:
-                yield done.pop(next_number)
-                next_number += 1
+            done |= _collect(workers, function)
+            while num_yielded in done:
+                yield done.pop(num_yielded)
+                num_yielded += 1
     finally:
         for worker in workers:
-            worker.process.terminate()
-            worker.process.join()
-            worker.connection.close()
+            worker.stop()
 
 
 def _start(function: Callable) -> _Worker:
@@ -95,29 +108,33 @@ def _start(function: Callable) -> _Worker:
     return _Worker(process, ours)
 
 
-def _send_next(worker: _Worker, numbered: Iterator[tuple[int, Task]]) -> bool:
-    number, task = next(numbered, (None, None))
-    if number is None:
-        return False
-    worker.task_number = number
-    with suppress(
-        BrokenPipeError, ConnectionResetError
-    ):  # died while idle: found out when its result is read
-        worker.connection.send(task)
-    return True
+def _hand_out(numbered: Iterator[tuple[int, Any]], workers: list[_Worker], *, at_most: int) -> int:
+    """Give tasks to the workers that have fewest; the number given."""
+    for count in range(at_most):
+        worker = min(workers, key=lambda worker: len(worker.tasks))
+        numbered_task = next(numbered, None) if len(worker.tasks) < _TASKS_PER_WORKER else None
+        if numbered_task is None:
+            return count
+        worker.give(numbered_task)
+    return at_most
 
 
-def _receive(worker: _Worker) -> object:
-    worker.task_number = None
-    try:
-        succeeded, result = worker.connection.recv()
-    except (EOFError, ConnectionResetError):
-        worker.process.join()
-        worker.connection.close()
-        return Died(worker.process.exitcode)
-    if not succeeded:
-        raise result
-    return result
+def _collect(workers: list[_Worker], function: Callable) -> dict[int, Any]:
+    """Wait for a result; those that are there, by number. A dead worker is replaced, and its other tasks
+    go on."""
+    ready = wait([worker.connection for worker in workers if worker.tasks])
+    results = {}
+    for place, worker in enumerate(workers):
+        if worker.connection not in ready:
+            continue
+        number, result = worker.receive()
+        results[number] = result
+        if isinstance(result, Died):
+            worker.stop()
+            workers[place] = _start(function)
+            for numbered_task in worker.tasks:
+                workers[place].give(numbered_task)
+    return results
 
 
 def _serve(connection: Connection, function: Callable) -> None:

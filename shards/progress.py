@@ -1,7 +1,7 @@
 """The state of a directory while it is being packed: who works in it, on what, and what is done.
 
-`.progress/` holds a lock, `plan.json` (the options) and a record for each finished shard. What has no record is packed
-again, whatever files lie there. The manifest is written last; then `.progress/` goes.
+`.progress/` holds a lock, `plan.json` (the options) and a record for each finished shard. What has no record
+is packed again, whatever files lie there. The manifest is written last; then `.progress/` goes.
 """
 
 import fcntl
@@ -50,10 +50,12 @@ class ShardRecord:
 
 @contextmanager
 def claim_directory(directory: Path, options: dict[str, Any]) -> Iterator[Manifest | None]:
-    """Lock `directory` for this process, made if need be; gives its manifest if these options are packed already.
+    """Lock `directory` for this process, made if need be; gives its manifest if these options are packed
+    already.
 
     Raises:
-        PackingError: another process packs into it, it belongs to another command, or it holds something else.
+        PackingError: another process packs into it, it belongs to another command, or it holds something
+            else.
     """
     progress = directory / _DIRECTORY
     try:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from shards import h264, jpeg
-from shards.stream import EncodedStream
+from shards.stream import Codec, EncodedStream
 
 META_FIELDS = (
     "sample_id",
@@ -21,12 +21,12 @@ META_FIELDS = (
     "height_offset",
     "frames_per_unit",
 )
-STREAM_MEMBERS = (
+STREAM_MEMBERS: tuple[Codec, ...] = (
     "mjpeg",
     "h264",
 )  # named like the codec, and last in a sample: the small members lie together
 SMALL_MEMBERS = ("meta.npy", "frames.npy", "head", "label.npy", "cls", "json")
-MAX_STACK_PIXELS = 2**24  # of frames decoded at once: 50 MB of RGB
+MAX_STACK_PIXELS = 2**21  # of frames decoded at once: 6 MB of RGB; more only costs fresh memory
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def from_members(members: Mapping[str, bytes]) -> Sample:
     Raises:
         ValueError: a member is missing or cannot be read; the message starts with the member's name.
     """
-    codec = next((name for name in STREAM_MEMBERS if name in members), None)
+    codec: Codec | None = next((name for name in STREAM_MEMBERS if name in members), None)
     if codec is None:
         raise ValueError(
             f"{' or '.join(STREAM_MEMBERS)}: no such member; there are {', '.join(members) or 'none'}"

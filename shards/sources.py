@@ -44,23 +44,23 @@ class SourceList:
 def load_sources(list_path: Path, root: Path, classes_path: Path | None) -> SourceList:
     """Read a list of lines `path label [label ...]` and a file with one class name a line.
 
-    A path is relative to `root`; an absolute one stands for itself. Empty lines are skipped in the list and at the end
-    of the class file.
+    A path is relative to `root`; an absolute one stands for itself. Empty lines are skipped in the list and
+    at the end of the class file.
 
     Raises:
         SourceListError: names every fault of both files, with line numbers.
     """
     faults: list[str] = []
-    class_text = _read(classes_path, faults, "class file", "--classes FILE with one class name a line")
-    list_text = _read(list_path, faults, "list", '--list FILE with lines "path label [label ...]"')
-    classes = _parse_classes(classes_path, class_text, faults) if class_text is not None else ()
+    class_text = _read(classes_path, "class file", "--classes FILE with one class name a line", faults)
+    list_text = _read(list_path, "list", '--list FILE with lines "path label [label ...]"', faults)
+    classes = _parse_classes(classes_path, class_text, faults) if class_text is not None else []
     sources = _parse_list(list_path, list_text, root, len(classes), faults) if list_text is not None else []
-    if faults:
+    if faults or classes_path is None:
         raise SourceListError("\n".join(faults))
     return SourceList(tuple(sources), tuple(classes), _sha256(list_path), _sha256(classes_path))
 
 
-def _read(path: Path | None, faults: list[str], what: str, expected: str) -> str | None:
+def _read(path: Path | None, what: str, expected: str, faults: list[str]) -> str | None:
     if path is None:
         faults.append(f"no {what}: give {expected}")
     elif not path.is_file():
@@ -77,7 +77,7 @@ def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _parse_classes(path: Path, text: str, faults: list[str]) -> list[str]:
+def _parse_classes(path: Path | None, text: str, faults: list[str]) -> list[str]:
     classes = [line.strip() for line in text.rstrip().splitlines()]
     first_line: dict[str, int] = {}
     for number, name in enumerate(classes, start=1):
@@ -99,9 +99,8 @@ def _parse_list(path: Path, text: str, root: Path, num_classes: int, faults: lis
             continue
         found = _LINE.fullmatch(line.strip())
         if not found:
-            faults.append(
-                f'{path}:{number}: "{line.strip()}" does not end with a label, expected "path label [label ...]"'
-            )
+            expected = 'expected "path label [label ...]"'
+            faults.append(f'{path}:{number}: "{line.strip()}" does not end with a label, {expected}')
             continue
         name, labels = found["path"], tuple(int(word) for word in found["labels"].split())
         file = os.path.normpath(root / name)

@@ -20,8 +20,8 @@ class EncodedStream:
     Attributes:
         codec: "mjpeg" or "h264".
         data: the elementary stream.
-        units: (num_units, 2) int32, start and length in bytes of each unit inside `data`. A unit of mjpeg is the
-            entropy-coded scan of one picture, a unit of h264 one closed GOP.
+        units: (num_units, 2) int32, start and length in bytes of each unit inside `data`. A unit of mjpeg is
+            the entropy-coded scan of one picture, a unit of h264 one closed GOP.
         head: header of a stitched JPEG picture, from SOI to the end of SOS; empty for h264.
         height_offset: where in `head` the picture height stands, 2 bytes, big-endian; 0 for h264.
         num_frames: frames in the stream.
@@ -43,10 +43,12 @@ class EncodedStream:
 
 
 def unit_table(lengths: list[tuple[int, int]]) -> np.ndarray:
-    """(num_units, 2) int32 table from (bytes before the unit's own data, bytes of the unit) given one after another.
+    """(num_units, 2) int32 table from (bytes before the unit's own data, bytes of the unit) given one after
+    another.
 
     Args:
-        lengths: for each unit how many bytes lie between the end of the previous unit and its start, and its length.
+        lengths: for each unit how many bytes lie between the end of the previous unit and its start, and its
+            length.
 
     Raises:
         VideoError: the stream is longer than the int32 table can address.
@@ -62,7 +64,8 @@ def unit_table(lengths: list[tuple[int, int]]) -> np.ndarray:
 
 
 def pad_frame(frame: np.ndarray, rows: int, columns: int) -> np.ndarray:
-    """`frame` (H, W, 3) uint8 grown to (rows, columns, 3) at the bottom and the right by repeating its edge."""
+    """`frame` (H, W, 3) uint8 grown to (rows, columns, 3) at the bottom and the right by repeating its
+    edge."""
     height, width = frame.shape[:2]
     if (height, width) == (rows, columns):
         return np.ascontiguousarray(frame)

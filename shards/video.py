@@ -8,11 +8,16 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.container import InputContainer
+from av.error import FFmpegError
+from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation
+from av.video.stream import VideoStream
 
 from shards.stream import VideoError
 
-# FFmpeg converts these by a fast exact path which decord and OpenCV use too; every other one needs the careful flags.
+# FFmpeg converts these by a fast exact path which decord and OpenCV use too; every other one needs the
+# careful flags.
 _PLAIN_FORMATS = {"yuv420p", "yuvj420p", "yuv422p", "yuvj422p"}
 _CAREFUL = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 _MAX_MISSING_S = 0.5
@@ -40,7 +45,7 @@ class Video:
         fps: average frame rate, or None where the file gives none.
     """
 
-    def __init__(self, container: av.container.InputContainer) -> None:
+    def __init__(self, container: InputContainer) -> None:
         if not container.streams.video:
             raise VideoError("no video stream in the file")
         self._container = container
@@ -62,8 +67,8 @@ class Video:
         """Yield every `frame_stride`-th frame, (H, W, 3) uint8 RGB, upright. Can be called once.
 
         Args:
-            choose_size: stored (width, height) from the source's. Frames whose size changes on the way are scaled
-                to that of the first, as FFmpeg does.
+            choose_size: stored (width, height) from the source's. Frames whose size changes on the way are
+                scaled to that of the first, as FFmpeg does.
             frame_stride: 1 = every frame.
 
         Raises:
@@ -74,13 +79,13 @@ class Video:
         for frame in islice(self._decode_again(), 0, None, frame_stride):
             yield self._orientation.apply(_to_rgb(frame, width, height))
 
-    def _decode_again(self) -> Iterator[av.VideoFrame]:
+    def _decode_again(self) -> Iterator[VideoFrame]:
         assert self._first is not None, "the frames of a video can be read once"
         first, self._first = self._first, None
         yield first
         yield from self._frames
 
-    def _decode(self) -> Iterator[av.VideoFrame]:
+    def _decode(self) -> Iterator[VideoFrame]:
         number, last = 0, None
         for packet in self._container.demux(self._stream):
             if packet.is_corrupt:
@@ -93,22 +98,22 @@ class Video:
         if last is not None:
             self._check_end(last)
 
-    def _check_end(self, last: av.VideoFrame) -> None:
-        """Matroska and AVI files that were cut off end in silence; their header knows how long they should be."""
+    def _check_end(self, last: VideoFrame) -> None:
+        """Matroska and AVI files that were cut off end in silence, but their header states their length."""
         # An MP4 with an edit list shows less than its track holds, and a cut one fails to read anyway.
         stated_s = None if "mp4" in self._container.format.name else _stated_duration_s(self._stream)
         if stated_s is None or last.time is None:
             return
-        end_s = last.time - float((self._stream.start_time or 0) * self._stream.time_base)
+        frame_s = 1 / float(self._stream.average_rate or 25)
+        end_s = last.time - _seconds(self._stream, self._stream.start_time or 0) + frame_s
         if end_s < stated_s - max(_MAX_MISSING_S, 0.05 * stated_s):
-            raise VideoError(
-                f"the file is cut off: its header says {stated_s:.1f} s, its last frame is at {end_s:.1f} s"
-            )
+            raise VideoError(f"the file is cut off: {end_s:.1f} s of the {stated_s:.1f} s in its header")
 
 
 @contextmanager
 def open_video(path: str | Path) -> Iterator[Video]:
-    """Open a video file and decode its first frame. FFmpeg's errors become `VideoError` inside the block, too.
+    """Open a video file and decode its first frame. FFmpeg's errors become `VideoError` inside the block,
+    too.
 
     Raises:
         VideoError: FFmpeg cannot read the file, it has no video stream, or no frame.
@@ -116,15 +121,20 @@ def open_video(path: str | Path) -> Iterator[Video]:
     try:
         with av.open(str(path)) as container:
             yield Video(container)
-    except (av.FFmpegError, OSError) as error:
+    except (FFmpegError, OSError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise VideoError(f"FFmpeg cannot decode it: {reason}") from error
 
 
-def _stated_duration_s(stream: av.VideoStream) -> float | None:
-    """Seconds that the header gives for this stream: its own field, or Matroska's DURATION tag, "00:00:10.3430000"."""
+def _seconds(stream: VideoStream, ticks: int) -> float:
+    return float(ticks * (stream.time_base or 0))
+
+
+def _stated_duration_s(stream: VideoStream) -> float | None:
+    """Seconds that the header gives for this stream: its own field, or Matroska's DURATION tag,
+    "00:00:10.3430000"."""
     if stream.duration is not None:
-        return float(stream.duration * stream.time_base)
+        return _seconds(stream, stream.duration)
     hours, _, rest = stream.metadata.get("DURATION", "").partition(":")
     minutes, _, seconds = rest.partition(":")
     try:
@@ -133,7 +143,7 @@ def _stated_duration_s(stream: av.VideoStream) -> float | None:
         return None
 
 
-def _orientation(frame: av.VideoFrame) -> Orientation:
+def _orientation(frame: VideoFrame) -> Orientation:
     """Read the display matrix, which maps a pixel (x, y) to (a x + c y, b x + d y).
 
     Raises:
@@ -152,8 +162,9 @@ def _orientation(frame: av.VideoFrame) -> Orientation:
     )
 
 
-def _to_rgb(frame: av.VideoFrame, width: int, height: int) -> np.ndarray:
-    """(height, width, 3) uint8. swscale follows the frame's own matrix and range; untagged means BT.601, limited."""
+def _to_rgb(frame: VideoFrame, width: int, height: int) -> np.ndarray:
+    """(height, width, 3) uint8. swscale follows the frame's own matrix and range; untagged means BT.601,
+    limited."""
     same_size = (frame.width, frame.height) == (width, height)
     plain = same_size and frame.format.name in _PLAIN_FORMATS and frame.height % 2 == 0
     flags = Interpolation.BILINEAR if plain else _CAREFUL
