@@ -1,0 +1,27 @@
+"""Shared fixtures, and `tests/` on the path: helpers like `video_factory` are plain modules there."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """The directory of real videos that TSN_TEST_DATA names."""
+    path = os.environ.get("TSN_TEST_DATA")
+    if not path:
+        pytest.skip("TSN_TEST_DATA is not set")
+    return Path(path)
+
+
+@pytest.fixture(scope="session")
+def golden(test_data: Path) -> Path:
+    """The directory of golden cases beside the real videos."""
+    path = test_data.parent / "reference" / "golden"
+    if not path.is_dir():
+        pytest.skip(f"no golden cases at {path}")
+    return path
