@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from dali_pipes.loader import Batch, build_train_loader
 from loader_baselines import (
     CROP_SIZE,
     VARIANTS,
@@ -34,6 +33,7 @@ from loader_baselines import (
 )
 from torch.utils.data import DataLoader, Sampler
 
+from dali_pipes.loader import Batch, build_train_loader
 from tsn.config import DataConfig, EvalDataConfig, TrainDataConfig
 from tsn.machine import describe_machine
 
@@ -110,7 +110,9 @@ class PipelineContender:
         data = DataConfig(train=train, val=unused, test=unused, device="cpu", num_threads=NUM_WORKERS)
         self.num_segments = num_segments
         self.num_ready = data.prefetch + 2
-        self.loader = build_train_loader(data, seed=seed, rank=0, world_size=1, local_rank=0)
+        self.loader = build_train_loader(
+            data, seed=seed, rank=0, world_size=1, local_rank=0, local_world_size=1
+        )
         self.batches = self.iter_forever()
 
     def iter_forever(self) -> Iterator[Batch]:

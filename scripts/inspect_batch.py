@@ -1,0 +1,157 @@
+"""Shows what the model sees: videos of a split after sampling, decoding, cropping and mirroring.
+
+`--picture` writes a contact sheet.  A row is one crop of one video, a column one frame.  Above a row stand
+the video's id, name and labels and the row's window, in each picture its frame number.  In training a video has
+one row; with 10 crops it has 10, in the order in which the model gets them.  Of more frames than `--columns`,
+evenly spread ones are shown.
+
+`--dump` writes the same videos with all their frames as arrays: names, labels, sample_ids, frame_indices,
+windows, flips and clips, shaped as in `dali_pipes.loader.Batch`.
+"""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+import launch
+from tsn.config import Config
+
+MARGIN, GAP, LINE = 12, 4, 20  # pixels
+MIN_TILE, MAX_TILE = 96, 224
+MIN_WIDTH = 640
+ARRAYS = ("labels", "sample_ids", "frame_indices", "windows", "flips", "clips")
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+INK, PAPER, FAINT = (20, 20, 20), (255, 255, 255), (110, 110, 110)
+
+
+@dataclass(frozen=True)
+class Videos:
+    """The inspected videos: arrays as the loader made them, on the CPU."""
+
+    names: np.ndarray
+    """(N,) str: paths as in the list that was packed."""
+    labels: np.ndarray
+    """(N,) int64, or (N, num_classes) uint8 multi-hot."""
+    sample_ids: np.ndarray
+    """(N,) int64."""
+    frame_indices: np.ndarray
+    """(N, T) int32, source frames."""
+    windows: np.ndarray
+    """(N, num_crops, 4) int32: x1, y1, x2, y2, half-open, in pixels of the scaled frame."""
+    flips: np.ndarray
+    """(N, num_crops) bool."""
+    clips: np.ndarray
+    """(N, num_crops * T, H, W, 3) uint8, crop after crop."""
+
+    def label_text(self, video: int, classes: tuple[str, ...] | None) -> str:
+        """The labels of a video, by name where the shards have names."""
+        labels = self.labels[video]
+        ids = [int(labels)] if labels.ndim == 0 else np.flatnonzero(labels).tolist()
+        return ", ".join(f"{label} {classes[label]}" if classes else str(label) for label in ids)
+
+
+def read_videos(config: Config, split: Literal["train", "val", "test"], num_samples: int) -> Videos:
+    """The first videos that a run with this config meets in this split (fewer where there are no more)."""
+    with launch.joined_world() as (world, _):
+        if split == "train":
+            loader = launch.build_train_loader(config, world)
+        else:
+            loader = launch.build_eval_loader(config, split, world)
+    batches, missing = [], num_samples
+    for batch in loader:
+        batches.append({name: getattr(batch, name)[:missing].cpu().numpy() for name in ARRAYS})
+        missing -= len(batches[-1]["labels"])
+        if missing <= 0:
+            break
+    loader.close()
+    arrays = {name: np.concatenate([batch[name] for batch in batches]) for name in ARRAYS}
+    name_of = dict(launch.sample_names(config, split))
+    names = np.array([name_of[sample_id] for sample_id in arrays["sample_ids"].tolist()])
+    return Videos(names=names, **arrays)
+
+
+def draw_sheet(videos: Videos, classes: tuple[str, ...] | None, title: str, max_columns: int) -> Image.Image:
+    """The contact sheet; see the top of this file."""
+    num_videos, num_crops = videos.flips.shape
+    num_frames = videos.frame_indices.shape[1]
+    columns = np.unique(np.linspace(0, num_frames - 1, min(max_columns, num_frames)).round().astype(int))
+    tile = int(np.clip(videos.clips.shape[2], MIN_TILE, MAX_TILE))
+    crop_height = LINE + tile + GAP
+    video_height = LINE + num_crops * crop_height + MARGIN
+    width = max(2 * MARGIN + len(columns) * (tile + GAP), MIN_WIDTH)
+    sheet = Image.new("RGB", (width, 2 * LINE + MARGIN + num_videos * video_height), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    font, small = ImageFont.load_default(14), ImageFont.load_default(12)
+    draw.text((MARGIN, MARGIN), title, INK, font)
+    views = videos.clips.reshape(num_videos, num_crops, num_frames, *videos.clips.shape[2:])
+    for video in range(num_videos):
+        top = 2 * LINE + MARGIN + video * video_height
+        heading = (
+            f"{videos.sample_ids[video]:08d}   {videos.names[video]}   [{videos.label_text(video, classes)}]"
+        )
+        draw.text((MARGIN, top), heading, INK, font)
+        for crop in range(num_crops):
+            row = top + LINE + crop * crop_height
+            draw.text((MARGIN, row), describe_crop(videos, video, crop), FAINT, small)
+            for column, frame in enumerate(columns):
+                picture = Image.fromarray(views[video, crop, frame]).resize((tile, tile))
+                caption = f"frame {videos.frame_indices[video, frame]}"
+                sheet.paste(picture, (MARGIN + column * (tile + GAP), row + LINE))
+                draw_caption(draw, (MARGIN + column * (tile + GAP), row + LINE + tile), caption, small)
+    return sheet
+
+
+def describe_crop(videos: Videos, video: int, crop: int) -> str:
+    """The window of a row, e.g. `crop 2 of 10: x 0-224, y 0-224 (224 x 224), mirrored`."""
+    num_crops = videos.flips.shape[1]
+    x1, y1, x2, y2 = videos.windows[video, crop].tolist()
+    number = f"crop {crop + 1} of {num_crops}: " if num_crops > 1 else "window "
+    mirrored = ", mirrored" if videos.flips[video, crop] else ""
+    return f"{number}x {x1}-{x2}, y {y1}-{y2} ({x2 - x1} x {y2 - y1}){mirrored}"
+
+
+def draw_caption(draw: ImageDraw.ImageDraw, bottom_left: tuple[int, int], text: str, font: Font) -> None:
+    """White text on a dark strip in the lower left corner of a picture."""
+    left, bottom = bottom_left
+    text_width = draw.textlength(text, font)
+    draw.rectangle((left, bottom - 17, left + text_width + 8, bottom - 1), fill=INK)
+    draw.text((left + 4, bottom - 16), text, PAPER, font)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description="Shows what the model sees, as a contact sheet and as arrays."
+    )
+    launch.add_config_arguments(parser)
+    parser.add_argument("--split", choices=("train", "val", "test"), required=True)
+    parser.add_argument("--samples", type=int, default=8, metavar="N", help="videos (default: 8)")
+    parser.add_argument(
+        "--columns", type=int, default=10, metavar="N", help="most frames in a row (default: 10)"
+    )
+    parser.add_argument("--picture", type=Path, metavar="PNG", help="write the contact sheet here")
+    parser.add_argument("--dump", type=Path, metavar="NPZ", help="write the arrays here")
+    args = parser.parse_intermixed_args()
+    if args.samples < 1 or args.columns < 1:
+        parser.error(f"--samples, --columns: found {args.samples} and {args.columns}, expected at least 1")
+    if not (args.picture or args.dump):
+        parser.error("nothing to write: give --picture sheet.png, --dump batch.npz, or both")
+
+    named = launch.read_config(args)
+    manifest = launch.check_shards(named.config, [args.split])[args.split]
+    videos = read_videos(named.config, args.split, args.samples)
+    if args.dump:
+        np.savez(args.dump, **vars(videos))
+        print(f"{args.dump}: {len(videos.names)} videos, clips {videos.clips.shape}")
+    if args.picture:
+        title = f"{args.cfg}, {args.split}: {manifest.dataset} {manifest.split}, {len(videos.names)} videos"
+        draw_sheet(videos, manifest.classes, title, args.columns).save(args.picture)
+        print(f"{args.picture}: {len(videos.names)} videos, {videos.flips.shape[1]} rows each")
+    return 0
+
+
+if __name__ == "__main__":
+    launch.run_main(main)
