@@ -1,7 +1,8 @@
 """Small videos whose frames carry their number, so that a test can prove which frame came back.
 
-The number is painted as a bar of 10 blocks, black or white, over the upper half of the frame, most significant bit
-first; the lower half shows a moving gradient in colour. Loss by JPEG, H.264 or MPEG-4 does not change what is read.
+The number is painted as a bar of 10 blocks, black or white, over the upper half of the frame, most
+significant bit first; the lower half shows a moving gradient in colour. Loss by JPEG, H.264 or MPEG-4 does
+not change what is read.
 """
 
 from collections.abc import Sequence
@@ -76,7 +77,9 @@ def write_numbered_video(
             container.mux(stream.encode(picture))
         container.mux(stream.encode(None))
         if audio:
-            sound = av.AudioFrame.from_ndarray(np.zeros((1, 44_100), np.float32), format="fltp", layout="mono")
+            sound = av.AudioFrame.from_ndarray(
+                np.zeros((1, 44_100), np.float32), format="fltp", layout="mono"
+            )
             sound.sample_rate, sound.pts = 44_100, 0
             container.mux(audio.encode(sound))
             container.mux(audio.encode(None))

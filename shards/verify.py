@@ -1,0 +1,197 @@
+"""Checking a directory of shards thoroughly: every checksum, member and index, and every frame decoded."""
+
+import hashlib
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from shards import jpeg
+from shards.index import Index, Member, load_index
+from shards.manifest import Manifest, ShardFile
+from shards.pool import Died, run_in_order
+from shards.sample import Sample, expected_members, from_members, stream_crc32
+from shards.stream import VideoError
+
+_CHUNK_BYTES = 2**22
+
+
+@dataclass(frozen=True)
+class ShardCheck:
+    """One shard to check: the argument of `check_shard`."""
+
+    directory: Path
+    shard: ShardFile
+    codec: str
+    num_classes: int
+
+
+@dataclass(frozen=True)
+class ShardReport:
+    """What `check_shard` found; a fault reads `shard-000003.tar:00000123: what`."""
+
+    faults: tuple[str, ...]
+    num_samples: int
+    num_frames: int
+
+
+def iter_reports(directory: Path, manifest: Manifest, *, num_workers: int) -> Iterator[ShardReport]:
+    """Check the shards of a directory in parallel; a report for each of them, in order, and one for the
+    whole."""
+    checks = [ShardCheck(directory, shard, manifest.codec, manifest.num_classes) for shard in manifest.shards]
+    num_samples = num_frames = 0
+    results = run_in_order(check_shard, checks, num_workers=num_workers, window=4 * num_workers)
+    for check, result in zip(checks, results, strict=True):
+        report = ShardReport((f"{check.shard.name}: {result}",), 0, 0) if isinstance(result, Died) else result
+        num_samples += report.num_samples
+        num_frames += report.num_frames
+        yield report
+    faults = []
+    if num_samples != manifest.num_samples:
+        faults.append(f"manifest.json: num_samples is {manifest.num_samples}, the shards hold {num_samples}")
+    if num_frames != manifest.num_frames:
+        faults.append(f"manifest.json: num_frames is {manifest.num_frames}, the shards hold {num_frames}")
+    known = {name for shard in manifest.shards for name in (shard.name, shard.index_name)}
+    strangers = sorted(path.name for path in directory.glob("shard-*") if path.name not in known)
+    yield ShardReport((*faults, *(f"{name}: not in the manifest" for name in strangers)), 0, 0)
+
+
+def check_shard(check: ShardCheck) -> ShardReport:
+    """Check one tar and its index; every fault, not the first."""
+    path = check.directory / check.shard.name
+    if not path.is_file():
+        return ShardReport((f"{check.shard.name}: no such file",), 0, 0)
+    faults = [f"{check.shard.name}: {fault}" for fault in _file_faults(path, check.shard)]
+    index, fault = _walk(path)
+    if fault:
+        faults.append(f"{check.shard.name}: {fault}")
+    faults += [
+        f"{check.shard.index_name}: {fault}" for fault in _index_faults(path.with_suffix(".idx"), index)
+    ]
+    if len(index) != check.shard.num_samples:
+        faults.append(
+            f"{check.shard.name}: {len(index)} samples, the manifest says {check.shard.num_samples}"
+        )
+    num_frames = 0
+    with open(path, "rb") as tar:
+        for key, members in index.items():
+            contents = {}
+            for member in members:
+                tar.seek(member.offset)
+                contents[member.name] = tar.read(member.size_bytes)
+            sample_faults, frames = _check_sample(key, contents, check)
+            faults += [f"{check.shard.name}:{key}: {fault}" for fault in sample_faults]
+            num_frames += frames
+    return ShardReport(tuple(faults), len(index), num_frames)
+
+
+def _file_faults(path: Path, shard: ShardFile) -> Iterator[str]:
+    size_bytes = path.stat().st_size
+    if size_bytes != shard.size_bytes:
+        yield f"{size_bytes} bytes, the manifest says {shard.size_bytes}"
+    digest = hashlib.sha256()
+    with open(path, "rb") as tar:
+        while chunk := tar.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    if digest.hexdigest() != shard.sha256:
+        yield "sha256 differs from the manifest's"
+    index = path.with_suffix(".idx")
+    if index.is_file() and hashlib.sha256(index.read_bytes()).hexdigest() != shard.index_sha256:
+        yield f"sha256 of {index.name} differs from the manifest's"
+
+
+def _walk(path: Path) -> tuple[Index, str | None]:
+    """What really lies in the tar, as far as it can be read, and why not further."""
+    found: dict[str, list[Member]] = {}
+    fault = None
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for entry in tar:
+                key, _, name = entry.name.partition(".")
+                found.setdefault(key, []).append(Member(name, entry.offset_data, entry.size))
+    except tarfile.TarError as error:
+        fault = f"broken tar: {error}"
+    return {key: tuple(members) for key, members in found.items()}, fault
+
+
+def _index_faults(path: Path, truth: Index) -> Iterator[str]:
+    try:
+        index = load_index(path)
+    except FileNotFoundError:
+        yield "no such file"
+        return
+    except ValueError as error:
+        yield f"not an index: {error}"
+        return
+    differing = [key for key in sorted(index.keys() | truth.keys()) if index.get(key) != truth.get(key)]
+    if differing:
+        others = f" and {len(differing) - 1} others" if differing[1:] else ""
+        yield f"does not fit its tar at sample {differing[0]}{others}"
+    elif list(index) != list(truth):
+        yield "its samples stand in another order than in the tar"
+
+
+def _check_sample(key: str, contents: dict[str, bytes], check: ShardCheck) -> tuple[list[str], int]:
+    """Faults of one sample, and its number of frames."""
+    try:
+        sample = from_members(contents)
+    except ValueError as error:
+        return [str(error)], 0
+    faults = list(_sample_faults(key, contents, sample, check))
+    units_fault = _units_fault(sample)
+    if units_fault:
+        return [*faults, f"frames.npy: {units_fault}"], sample.stream.num_frames
+    try:
+        faults += _decode_faults(sample)
+    except (VideoError, ValueError) as error:
+        faults.append(f"{sample.stream.codec}: {error}")
+    return faults, sample.stream.num_frames
+
+
+def _sample_faults(key: str, contents: dict[str, bytes], sample: Sample, check: ShardCheck) -> Iterator[str]:
+    stream, labels = sample.stream, sample.labels
+    if stream.codec != check.codec:
+        yield f"{stream.codec}: the manifest says {check.codec}"
+    names = expected_members(stream.codec, len(labels))
+    if tuple(contents) != names:
+        yield f"members {', '.join(contents)}; expected {', '.join(names)}"
+    if sample.key != key:
+        yield f"meta.npy: sample_id {sample.sample_id} does not belong to this key"
+    if stream_crc32(stream.data) != sample.info.get("stream_crc32"):
+        yield f"{stream.codec}: damaged, its checksum differs from stream_crc32 in json"
+    if list(labels) != sample.info.get("labels"):
+        yield f"label.npy: {list(labels)}, json says {sample.info.get('labels')}"
+    if len(labels) == 1 and contents["cls"] != str(labels[0]).encode():
+        yield f"cls: {contents['cls']!r}, label.npy says {labels[0]}"
+    if not all(0 <= label < check.num_classes for label in labels):
+        yield f"label.npy: {list(labels)}, the manifest has {check.num_classes} classes"
+
+
+def _units_fault(sample: Sample) -> str | None:
+    """Why the table cannot be right for this stream, or None."""
+    stream, units = sample.stream, sample.stream.units
+    sizes = (stream.num_frames, stream.frames_per_unit, stream.width, stream.height)
+    if min(sizes) < 1 or stream.padded_height < stream.height:
+        return "meta.npy has impossible sizes"
+    num_units = -(-stream.num_frames // stream.frames_per_unit)
+    if units.shape != (num_units, 2):
+        return f"shape {units.shape}, expected {(num_units, 2)}"
+    starts, ends = units[:, 0].astype(np.int64), units.astype(np.int64).sum(axis=1)
+    if (units < 0).any() or (starts[1:] < ends[:-1]).any() or ends[-1] > len(stream.data):
+        return f"units that overlap or lie outside of the stream of {len(stream.data)} bytes"
+    return None
+
+
+def _decode_faults(sample: Sample) -> Iterator[str]:
+    stream = sample.stream
+    if stream.codec == "mjpeg":
+        start, length = stream.units[0].tolist()
+        header, _ = jpeg.split_picture(stream.data[: start + length + 2])
+        if jpeg.stitchable_head(header) != (stream.head, stream.height_offset):
+            yield "head: does not belong to the pictures of the stream"
+    expected = (stream.height, stream.width, 3)
+    for frames in sample.iter_stacks():
+        if frames.shape[1:] != expected:
+            yield f"{stream.codec}: frames decode to {frames.shape[1:]}, meta.npy says {expected}"
