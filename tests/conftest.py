@@ -1,4 +1,4 @@
-"""Shared fixtures, and `tests/` on the path: helpers like `video_factory` are plain modules there."""
+"""Shared fixtures, and the project and `tests/` on the path: helpers like `video_factory` are plain modules."""
 
 import os
 import sys
@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
+TESTS = Path(__file__).resolve().parent
+# The project first: without it the folder tests/shards would pass for the package of that name.
+sys.path[:0] = [str(TESTS.parent), str(TESTS)]
 
 
 @pytest.fixture(scope="session")
