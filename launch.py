@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
@@ -78,26 +79,25 @@ def build_train_loader(config: Config, world: World) -> Loader:
     """The training batches of this rank, shuffled by the config's seed."""
     from dali_pipes.loader import build_train_loader as build
 
-    return build(
-        config.data,
-        seed=config.train.seed,
-        rank=world.rank,
-        world_size=world.world_size,
-        local_rank=world.local_rank,
-    )
+    with _refusals():
+        return build(config.data, seed=config.train.seed, **asdict(world))
 
 
 def build_eval_loader(config: Config, split: Literal["val", "test"], world: World) -> Loader:
     """This rank's part of a split, each video once over all ranks."""
     from dali_pipes.loader import build_eval_loader as build
 
-    return build(
-        config.data,
-        getattr(config.data, split),
-        rank=world.rank,
-        world_size=world.world_size,
-        local_rank=world.local_rank,
-    )
+    with _refusals():
+        return build(config.data, getattr(config.data, split), **asdict(world))
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """What a loader refuses comes from the config, so the user can put it right."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def sample_names(config: Config, split: Split) -> list[tuple[int, str]]:

@@ -24,6 +24,8 @@ class World:
     """The rank on this machine; also the index of this process's GPU."""
     world_size: int
     """Processes of the run over all machines."""
+    local_world_size: int = 1
+    """Processes of the run on this machine."""
 
     @property
     def is_main(self) -> bool:
@@ -43,6 +45,7 @@ def start_world() -> World:
         rank=int(os.environ["RANK"]),
         local_rank=int(os.environ["LOCAL_RANK"]),
         world_size=int(os.environ["WORLD_SIZE"]),
+        local_world_size=int(os.environ["LOCAL_WORLD_SIZE"]),
     )
     if torch.cuda.is_available():
         torch.cuda.set_device(world.local_rank)

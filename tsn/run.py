@@ -235,7 +235,10 @@ class Run:
         own = checkpoint.ranks[self.world.rank]
         load_weights(self.model, checkpoint.model, source=source, fresh_head=False)
         self.optimizer.load_state_dict(checkpoint.optimizer)
-        self.train_loader.load_state_dict(own["loader"])
+        try:
+            self.train_loader.load_state_dict(own["loader"])
+        except ValueError as error:
+            raise UserError(f"{source}: cannot be resumed: {error}") from error
         self.tally.restore(own["tally"])
         self.steps_since_record = own["steps_since_record"]
         self.state = checkpoint.run

@@ -18,6 +18,9 @@ from tsn.errors import UserError
 _LEGACY_PICKLES = 4
 """A file of torch < 1.6 starts with four pickles: a magic number, a version, the machine's sizes, the content."""
 
+_PYTHON3_NAMES = {"__builtin__": "builtins", "copy_reg": "copyreg"}
+"""torch.save writes pickles of protocol 2, which names these modules as Python 2 did."""
+
 
 class Placeholder:
     """Stands for an object of a class that is not loaded; accepts whatever its pickle does to it and keeps nothing."""
@@ -74,8 +77,6 @@ def _names_in_pickle(path: Path) -> set[str]:
 
 
 def _names_in_stream(stream: BinaryIO) -> set[str]:
-    return {
-        str(argument).replace(" ", ".")
-        for opcode, argument, _position in pickletools.genops(stream)
-        if opcode.name == "GLOBAL"
-    }
+    arguments = (str(argument) for opcode, argument, _ in pickletools.genops(stream) if opcode.name == "GLOBAL")
+    pairs = (argument.split(" ", 1) for argument in arguments)
+    return {f"{_PYTHON3_NAMES.get(module, module)}.{name}" for module, name in pairs}
