@@ -1,0 +1,118 @@
+import json
+from collections import defaultdict
+
+import numpy as np
+import pytest
+from graph_runner import run_graph
+
+from dali_pipes import sampling
+
+
+def reference_test_frames(total: int, segments: int, clip_len: int, interval: int) -> list[int]:
+    """SampleFrames of MMAction2 0.x in test mode, in NumPy, in its order of operations."""
+    span = clip_len * interval
+    average = (total - span + 1) / segments
+    offsets = np.zeros(segments, int)
+    if total > span - 1:
+        offsets = (np.arange(segments) * average + average / 2.0).astype(int)
+    frames = offsets[:, None] + np.arange(clip_len)[None] * interval
+    return (frames.reshape(-1) % total).tolist()
+
+
+def sample(choose, totals, segments, clip_len, interval, *, seed=3):
+    return run_graph(
+        totals,
+        lambda node: choose(node, num_segments=segments, clip_len=clip_len, frame_interval=interval),
+        seed=seed,
+    )
+
+
+@pytest.mark.parametrize(
+    ("segments", "clip_len", "interval"),
+    [(1, 1, 1), (3, 1, 1), (8, 1, 1), (25, 1, 1), (25, 5, 1), (7, 3, 4)],
+)
+def test_test_frames_are_the_references_for_every_length(segments, clip_len, interval):
+    totals = range(1, 401)
+    out = sample(sampling.test_frames, totals, segments, clip_len, interval)
+    for total, frames in zip(totals, out, strict=True):
+        assert frames.tolist() == reference_test_frames(total, segments, clip_len, interval), total
+
+
+def test_test_frames_by_hand():
+    out = sample(sampling.test_frames, [1, 2, 10, 30], 5, 1, 1)
+    assert out.tolist() == [[0, 0, 0, 0, 0], [0, 0, 1, 1, 1], [1, 3, 5, 7, 9], [3, 9, 15, 21, 27]]
+    assert sample(sampling.test_frames, [30], 25, 1, 1)[0, 12] == 14  # float32 would say 15
+
+
+def test_train_frames_of_short_videos_by_hand():
+    assert sample(sampling.train_frames, [3, 7], 8, 1, 1).tolist() == [
+        [0, 0, 1, 1, 2, 2, 2, 0],
+        [0, 1, 2, 3, 4, 4, 5, 6],
+    ]
+    assert sample(sampling.train_frames, [1, 2], 3, 1, 1).tolist() == [[0, 0, 0], [0, 1, 1]]
+    assert sample(sampling.train_frames, [3], 2, 5, 1).tolist() == [[0, 1, 2, 0, 1] * 2]
+
+
+def test_train_frames_draw_one_frame_from_each_segment():
+    out = sample(sampling.train_frames, [300] * 4000, 8, 1, 1)
+    for segment in range(8):
+        assert set(out[:, segment].tolist()) == set(range(37 * segment, 37 * segment + 37))
+
+
+def test_train_frames_of_crowded_clips_are_sorted_draws_of_all_starts():
+    out = sample(sampling.train_frames, [11] * 3000, 8, 5, 1)[:, ::5]  # 7 possible starts for 8 clips
+    assert (np.diff(out, axis=1) >= 0).all()
+    values, counts = np.unique(out, return_counts=True)
+    assert values.tolist() == list(range(7))
+    assert np.abs(counts / out.size - 1 / 7).max() < 0.01
+
+
+def test_train_frames_differ_by_seed_and_repeat_with_it():
+    first, again, other = (sample(sampling.train_frames, [300] * 8, 3, 1, 1, seed=seed) for seed in (1, 1, 2))
+    assert (first == again).all()
+    assert (first != other).any()
+
+
+def golden_groups(cases):
+    groups = defaultdict(list)
+    for case in cases:
+        args = case["args"]
+        unused = args.get("twice_sample") or args.get("out_of_bound_opt", "loop") != "loop"
+        if case["sampler"] == "SampleFrames" and not unused and case.get("is_constant", True):
+            groups[args["num_clips"], args["clip_len"], args["frame_interval"]].append(case)
+    return groups
+
+
+@pytest.mark.parametrize(
+    ("part", "choose"),
+    [("test_mode", sampling.test_frames), ("train_deterministic", sampling.train_frames)],
+)
+def test_frames_equal_the_golden_cases(golden, part, choose):
+    groups = golden_groups(json.loads((golden / "frames_0x.json").read_text())[part])
+    assert groups
+    for arguments, cases in groups.items():
+        out = sample(choose, [case["total_frames"] for case in cases], *arguments)
+        for case, frames in zip(cases, out, strict=True):
+            assert (frames + case["start_index"]).tolist() == case["frame_inds"], case
+
+
+def test_train_frames_have_the_golden_statistics(golden):
+    data = json.loads((golden / "frames_train_stats_0x.json").read_text())
+    cases = [case for case in data["cases"] if case["sampler"] == "SampleFrames"]
+    assert cases
+    for case in cases:
+        args, draws = case["args"], data["draws"]
+        out = sample(
+            sampling.train_frames,
+            [case["total_frames"]] * draws,
+            args["num_clips"],
+            args["clip_len"],
+            args["frame_interval"],
+        )
+        first = out[:, :: args["clip_len"]] + case["start_index"]
+        deviation = np.abs(first.mean(axis=0) - case["first_frame_mean"])
+        assert (deviation <= 5 * np.sqrt(2) * np.array(case["first_frame_std"]) / np.sqrt(draws) + 1e-9).all()
+        equal_segments = case["total_frames"] - args["clip_len"] * args["frame_interval"] + 1 >= args["num_clips"]
+        if equal_segments:  # elsewhere the extremes are too rare to be drawn by both
+            assert first.min(axis=0).tolist() == case["first_frame_min"]
+            assert first.max(axis=0).tolist() == case["first_frame_max"]

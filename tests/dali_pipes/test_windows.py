@@ -1,0 +1,179 @@
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+from graph_runner import run_graph
+from nvidia.dali import fn
+
+from dali_pipes import windows
+
+SCALES = (1.0, 0.875, 0.75, 0.66)
+
+
+def multi_scale(sizes, *, crop_size=224, scales=SCALES, gap=1, fixed=5, seed=3):
+    return run_graph(
+        sizes,
+        lambda size: windows.multi_scale_window(
+            size[0],
+            size[1],
+            crop_size=crop_size,
+            scales=scales,
+            max_scale_gap=gap,
+            num_fixed_crops=fixed,
+        ),
+        seed=seed,
+    )[:, 0]
+
+
+def random_resized(sizes, *, area=(0.08, 1.0), aspect=(3 / 4, 4 / 3), seed=3):
+    return run_graph(
+        sizes,
+        lambda size: windows.random_resized_window(size[0], size[1], area_range=area, aspect_range=aspect),
+        seed=seed,
+    )[:, 0]
+
+
+def reference_scaled_size(width: int, height: int, short_side: int) -> list[int]:
+    factor = short_side / min(width, height)
+    return [int(width * factor + 0.5), int(height * factor + 0.5)]
+
+
+def test_scaled_size_is_the_references_for_many_sizes():
+    rng = np.random.default_rng(0)
+    sizes = [[340, 256], [256, 340], [455, 256], *rng.integers(16, 2000, (300, 2)).tolist()]
+    for short_side in (256, 128, 320):
+        out = run_graph(sizes, lambda size, s=short_side: fn.stack(*windows.scaled_size(size[0], size[1], s)))
+        for size, scaled in zip(sizes, out, strict=True):
+            assert scaled.tolist() == reference_scaled_size(*size, short_side)
+
+
+def test_scaled_size_is_the_stored_one_without_a_short_side():
+    out = run_graph([[35, 27]], lambda size: fn.stack(*windows.scaled_size(size[0], size[1], None)))
+    assert out.tolist() == [[35, 27]]
+
+
+def test_multi_scale_sizes_are_truncated_and_snap_to_the_crop_size():
+    base = 100  # 0.66 * 100 is 66 exactly in float64; a size within 2 of crop_size becomes it
+    out = multi_scale([[150, base]] * 2000, crop_size=89)
+    widths = set((out[:, 2] - out[:, 0]).tolist())
+    assert widths == {100, 89, 75, 66}  # 87 is within 2 of 89
+
+
+def test_multi_scale_windows_stay_inside_any_frame():
+    rng = np.random.default_rng(1)
+    sizes = rng.integers(120, 700, (3000, 2))
+    out = multi_scale(sizes.tolist(), crop_size=112, fixed=13)
+    assert (out[:, :2] >= 0).all()
+    assert (out[:, 2:] <= sizes).all()
+
+
+def test_random_resized_windows_stay_inside_any_frame():
+    rng = np.random.default_rng(2)
+    sizes = rng.integers(8, 700, (3000, 2))
+    out = random_resized(sizes.tolist())
+    assert (out[:, :2] >= 0).all()
+    assert (out[:, 2:] <= sizes).all()
+    assert (out[:, 2:] > out[:, :2]).all()
+
+
+def test_random_resized_falls_back_to_the_centred_square():
+    out = random_resized([[400, 20]] * 50, area=(0.9, 1.0))
+    assert out.tolist() == [[190, 0, 210, 20]] * 50
+
+
+def test_windows_of_ranks_differ_through_the_seed():
+    assert (random_resized([[340, 256]] * 8, seed=1) != random_resized([[340, 256]] * 8, seed=2)).any()
+
+
+def test_unknown_number_of_crops_is_refused():
+    with pytest.raises(ValueError, match="num_crops: got 4, expected 1, 3 or 10"):
+        run_graph([[340, 256]], lambda s: windows.test_windows(s[0], s[1], crop_size=224, num_crops=4))
+
+
+def test_test_windows_equal_the_golden_cases(golden):
+    kinds = {"CenterCrop": 1, "ThreeCrop": 3, "TenCrop": 10}
+    checked = Counter()
+    for case in json.loads((golden / "crops_0x.json").read_text())["deterministic"]:
+        crop_size, num_crops = case["args"]["crop_size"], kinds[case["type"]]
+        if isinstance(crop_size, list) or case["crops"] == "assertion error":
+            continue  # windows are square here, and a window that is too large is refused by the loader
+        (out,) = run_graph(
+            [case["image_wh"]],
+            lambda s, c=crop_size, n=num_crops: windows.test_windows(s[0], s[1], crop_size=c, num_crops=n),
+        )
+        assert out.tolist() == [crop["box"] for crop in case["crops"]], case
+        assert windows.test_flips(num_crops) == [crop["flipped"] for crop in case["crops"]]
+        checked[num_crops] += 1
+    assert set(checked) == {1, 3, 10}
+
+
+def test_scaled_size_equals_the_golden_cases(golden):
+    cases = [
+        case
+        for case in json.loads((golden / "crops_0x.json").read_text())["resize"]
+        if case["args"]["scale"][0] == -1
+    ]
+    assert cases
+    for case in cases:
+        short_side = case["args"]["scale"][1]
+        (out,) = run_graph(
+            [case["image_wh"]], lambda s, side=short_side: fn.stack(*windows.scaled_size(s[0], s[1], side))
+        )
+        assert out.tolist() == case["out_wh"], case
+
+
+def assert_same_distribution(counts: Counter, expected: dict[str, int]):
+    """Two samples of the same size: the same set of values, and chi-square within 5 sigma."""
+    assert set(counts) == set(expected)
+    if len(expected) > 1:
+        statistic = sum((counts[key] - n) ** 2 / (counts[key] + n) for key, n in expected.items())
+        freedom = len(expected) - 1
+        assert statistic < freedom + 5 * np.sqrt(2 * freedom)
+
+
+def test_multi_scale_windows_have_the_golden_distribution(golden):
+    data = json.loads((golden / "random_crops_0x.json").read_text())
+    cases = [case for case in data["cases"] if case["type"] == "MultiScaleCrop"]
+    assert cases
+    for case in cases:
+        args = case["args"]
+        out = multi_scale(
+            [case["image_wh"]] * data["draws"],
+            crop_size=args["input_size"],
+            scales=tuple(args["scales"]),
+            gap=args["max_wh_scale_gap"],
+            fixed=args.get("num_fixed_crops", 5),
+        )
+        sizes = [f"{x2 - x1}x{y2 - y1}" for x1, y1, x2, y2 in out.tolist()]
+        assert_same_distribution(Counter(sizes), case["size_histogram_wxh"])
+        for size, expected in case["offset_histogram_by_size"].items():
+            offsets = Counter(f"{box[0]},{box[1]}" for box, own in zip(out, sizes, strict=True) if own == size)
+            assert set(offsets) == set(expected)
+            scale = sum(offsets.values()) / sum(expected.values())
+            for offset, count in expected.items():
+                assert abs(offsets[offset] - count * scale) < 6 * np.sqrt(2 * count)
+
+
+def test_random_resized_windows_have_the_golden_distribution(golden):
+    data = json.loads((golden / "random_crops_0x.json").read_text())
+    cases = [case for case in data["cases"] if case["type"] == "RandomResizedCrop"]
+    assert cases
+    for case in cases:
+        width, height = case["image_wh"]
+        out = random_resized([case["image_wh"]] * data["draws"]).astype(float)
+        crop_width, crop_height = out[:, 2] - out[:, 0], out[:, 3] - out[:, 1]
+        area = crop_width * crop_height / (width * height)
+        error = np.sqrt(2 / data["draws"])  # of the difference of two means, in standard deviations
+        mean, deviation = case["area_fraction_mean_std"]
+        assert abs(area.mean() - mean) < 5 * deviation * error
+        assert abs(area.std() - deviation) < 5 * deviation * error
+        mean, deviation = case["aspect_mean_std"]
+        assert abs((crop_width / crop_height).mean() - mean) < 5 * deviation * error
+        for axis, room in ((0, width - crop_width), (1, height - crop_height)):
+            relative = (out[:, axis] / np.maximum(room, 1))[room > 0]
+            mean, deviation = case[f"rel_{'xy'[axis]}_offset_mean_std"]
+            assert abs(relative.mean() - mean) < 5 * deviation * error + 0.01
+        expected = np.array(case["area_hist_20bins_0_1"])
+        found = np.histogram(area, bins=20, range=(0, 1))[0]
+        assert (np.abs(found - expected) <= 5 * np.sqrt(found + expected) + 1).all()
