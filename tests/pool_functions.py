@@ -1,0 +1,29 @@
+"""Functions for worker processes, which must be able to import them."""
+
+import os
+import signal
+import time
+
+
+def square_slowly_if_even(number: int) -> int:
+    time.sleep(0.02 if number % 2 == 0 else 0)
+    return number * number
+
+
+def die_at_multiples_of_five(number: int) -> int:
+    if number % 10 == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if number % 5 == 0:
+        os._exit(7)
+    return number
+
+
+def fail_at_three(number: int) -> int:
+    if number == 3:
+        raise ValueError(f"cannot do {number}")
+    return number
+
+
+def echo_process_id(_: int) -> int:
+    time.sleep(0.05)
+    return os.getpid()

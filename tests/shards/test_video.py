@@ -1,0 +1,228 @@
+import json
+import shutil
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+from video_factory import numbered_frame, read_number, write_numbered_video
+
+from shards.size import parse_size
+from shards.stream import VideoError
+from shards.video import Orientation, open_video
+
+BT601, BT709 = (0.299, 0.114), (0.2126, 0.0722)
+
+
+def read_all(path, *args):
+    with open_video(path) as video:
+        return list(video.iter_frames(*args))
+
+
+def to_rgb_by_formula(frame, weights, full_range):
+    """(H, W, 3) float64: the textbook conversion of an 8-bit 4:2:0 frame, chroma repeated."""
+    planes = []
+    for plane in frame.planes:
+        rows = np.frombuffer(plane, np.uint8).reshape(plane.height, -1)[:, : plane.width]
+        planes.append(rows.astype(float))
+    y, cb, cr = planes
+    cb, cr = (c.repeat(2, 0).repeat(2, 1)[: y.shape[0], : y.shape[1]] - 128 for c in (cb, cr))
+    if not full_range:
+        y, cb, cr = (y - 16) * 255 / 219, cb * 255 / 224, cr * 255 / 224
+    red_weight, blue_weight = weights
+    red = y + 2 * (1 - red_weight) * cr
+    blue = y + 2 * (1 - blue_weight) * cb
+    green = (y - red_weight * red - blue_weight * blue) / (1 - red_weight - blue_weight)
+    return np.clip(np.stack([red, green, blue], axis=-1), 0, 255)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("plain.mp4", {}),
+        ("plain.mkv", {}),
+        ("plain.avi", {"codec": "mpeg4"}),
+        ("ntsc.mp4", {"fps": Fraction(30_000, 1001), "with_audio": True}),
+        ("variable_rate.mkv", {"timestamps": [i + i * i // 3 for i in range(40)]}),
+        ("odd.mp4", {"size": (35, 27)}),
+        ("odd_large.mp4", {"size": (341, 257)}),
+        ("two.mp4", {"num_frames": 2}),
+        ("one.mp4", {"num_frames": 1}),
+        ("slow.avi", {"num_frames": 2, "fps": 1, "codec": "mpeg4"}),
+    ],
+)
+def test_every_frame_comes_once_and_in_order(tmp_path, name, options):
+    options = {"num_frames": 40} | options
+    frames = read_all(write_numbered_video(tmp_path / name, **options))
+    width, height = options.get("size", (64, 48))
+    assert all(frame.shape == (height, width, 3) and frame.dtype == np.uint8 for frame in frames)
+    assert [read_number(frame) for frame in frames] == list(range(options["num_frames"]))
+
+
+@pytest.mark.parametrize(("stride", "numbers"), [(1, range(10)), (3, [0, 3, 6, 9]), (10, [0]), (100, [0])])
+def test_stride_keeps_every_nth_frame(tmp_path, stride, numbers):
+    path = write_numbered_video(tmp_path / "a.mp4", 10)
+    assert [read_number(f) for f in read_all(path, lambda w, h: (w, h), stride)] == list(numbers)
+
+
+def test_frames_are_scaled_to_the_chosen_size(tmp_path):
+    path = write_numbered_video(tmp_path / "a.mp4", 3, size=(160, 120))
+    frames = read_all(path, parse_size("short48").apply)
+    assert [read_number(f) for f in frames] == [0, 1, 2]
+    assert frames[0].shape == (48, 64, 3)
+    difference = frames[0].astype(float) - numbered_frame(0, (64, 48))
+    assert abs(difference).mean() < 6 and abs(difference.mean(axis=(0, 1))).max() < 1.5
+
+
+def test_facts_of_a_video(tmp_path):
+    with open_video(write_numbered_video(tmp_path / "a.mp4", 5, size=(48, 64), fps=12)) as video:
+        assert (video.width, video.height, video.fps) == (48, 64, 12.0)
+
+
+@pytest.mark.parametrize("name", ["mma_test", "mma_demo"])
+def test_frames_equal_those_of_the_reference(test_data, golden, name):
+    cases = json.loads((golden / "video_pixels_0x.json").read_text())["cases"]
+    frames = read_all(test_data / "full_videos" / f"{name}.mp4")
+    own = [case for case in cases if case["file"].endswith(f"/{name.removeprefix('mma_')}.mp4")]
+    assert own
+    for case in own:
+        assert len(frames) == case["total_frames"]
+        chosen = [frames[index] for index in case["frame_inds"]][: len(case["decoded_frame_channel_mean"])]
+        means = np.stack([frame.mean(axis=(0, 1)) for frame in chosen])
+        np.testing.assert_allclose(means, case["decoded_frame_channel_mean"], atol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "full_range"),
+    [
+        ("edge_cases/bt709_full.mp4", BT709, True),
+        ("full_videos/nasa.mp4", BT709, False),
+        ("edge_cases/h265.mp4", BT601, False),
+        ("full_videos/mma_test.mp4", BT601, False),  # untagged
+    ],
+)
+def test_colours_follow_matrix_and_range(test_data, name, weights, full_range):
+    with av.open(str(test_data / name)) as container:
+        coded = next(container.decode(video=0))
+    expected = to_rgb_by_formula(coded, weights, full_range)
+    frame = read_all(test_data / name)[0]
+    difference = np.abs(frame - expected)
+    # swscale's fast conversion rounds down at several places.
+    assert difference.max() < 3.5 and difference.mean() < 1.1
+    for other in (BT601, BT709):
+        for other_range in (True, False):
+            if (other, other_range) != (weights, full_range):
+                wrong = to_rgb_by_formula(coded, other, other_range)
+                assert np.abs(frame - wrong).max() > 6
+
+
+def test_ten_bits_give_the_colours_of_eight(tmp_path):
+    frame = av.VideoFrame(64, 48, "yuv420p10le")
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        stream = container.add_stream("ffv1", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p10le"
+        for plane, value in zip(frame.planes, (480, 400, 700), strict=True):
+            plane.update(np.full(plane.buffer_size // 2, value, np.uint16).tobytes())
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    (decoded,) = read_all(tmp_path / "a.mkv")
+    y, cb, cr = (480 / 4 - 16) * 255 / 219, (400 / 4 - 128) * 255 / 224, (700 / 4 - 128) * 255 / 224
+    expected = [y + 1.402 * cr, y - 0.344136 * cb - 0.714136 * cr, y + 1.772 * cb]
+    assert abs(decoded.reshape(-1, 3) - np.array(expected)).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("name", "num_frames", "shape"),
+    [
+        ("av1.mkv", 125, (360, 640, 3)),
+        ("bt709_full.mp4", 30, (720, 1280, 3)),
+        ("h264_10bits.mp4", 30, (200, 200, 3)),
+        ("h265.mp4", 10, (128, 128, 3)),
+        ("no_duration.webm", 74, (720, 1280, 3)),
+        ("rot_90.mov", 3, (568, 320, 3)),
+        ("unordered.mov", 4, (50, 50, 3)),
+    ],
+)
+def test_edge_cases_are_read_whole(test_data, name, num_frames, shape):
+    frames = read_all(test_data / "edge_cases" / name)
+    assert len(frames) == num_frames and {frame.shape for frame in frames} == {shape}
+
+
+def test_rotation_is_applied(test_data):
+    path = test_data / "edge_cases" / "rot_90.mov"
+    with av.open(str(path)) as container:
+        coded = next(container.decode(video=0))
+    assert coded.rotation == -90  # to be turned clockwise
+    upright = np.rot90(coded.to_ndarray(format="rgb24"), k=-1)
+    np.testing.assert_array_equal(read_all(path)[0], upright)
+    assert read_all(path, parse_size("short80").apply)[0].shape == (142, 80, 3)
+
+
+def test_orientation_is_a_rotation_or_a_mirror():
+    picture = np.arange(6).reshape(2, 3, 1)
+    np.testing.assert_array_equal(Orientation(True, True, False).apply(picture), np.rot90(picture, k=-1))
+    np.testing.assert_array_equal(Orientation(True, False, True).apply(picture), np.rot90(picture, k=1))
+    np.testing.assert_array_equal(Orientation(False, True, True).apply(picture), np.rot90(picture, k=2))
+    np.testing.assert_array_equal(Orientation(False, True, False).apply(picture), picture[:, ::-1])
+
+
+def test_a_corrupted_stream_is_an_error(test_data):
+    with pytest.raises(VideoError, match="FFmpeg cannot decode it: Invalid data"):
+        read_all(test_data / "edge_cases" / "corrupted.mp4")
+
+
+def test_a_damaged_picture_is_an_error(tmp_path, test_data):
+    content = bytearray((test_data / "full_videos" / "mma_test.mp4").read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 300] = bytes(300)
+    (tmp_path / "a.mp4").write_bytes(content)
+    with pytest.raises(VideoError, match=r"frame \d+ is damaged|FFmpeg cannot decode it"):
+        read_all(tmp_path / "a.mp4")
+
+
+@pytest.mark.parametrize("name", ["a.mkv", "a.avi"])
+def test_a_cut_off_file_is_an_error(tmp_path, name):
+    path = write_numbered_video(tmp_path / name, 100, codec="mpeg4")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    with pytest.raises(VideoError, match=r"cut off|FFmpeg cannot decode it"):
+        read_all(path)
+
+
+def test_a_cut_off_mp4_with_its_index_in_front_is_an_error(tmp_path):
+    path = write_numbered_video(tmp_path / "a.mp4", 100)
+    with av.open(str(path)) as source, av.open(str(tmp_path / "b.mp4"), "w", options={"movflags": "faststart"}) as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                target.mux(packet)
+    content = (tmp_path / "b.mp4").read_bytes()
+    (tmp_path / "b.mp4").write_bytes(content[: len(content) * 2 // 3])
+    with pytest.raises(VideoError, match=r"damaged|FFmpeg cannot decode it"):
+        read_all(tmp_path / "b.mp4")
+
+
+def test_what_is_no_video_is_an_error(tmp_path):
+    (tmp_path / "text.mp4").write_text("not a video")
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    for name in ("text.mp4", "empty.mp4", "missing.mp4"):
+        with pytest.raises(VideoError, match="FFmpeg cannot decode it"):
+            read_all(tmp_path / name)
+
+
+def test_a_file_with_sound_only_is_an_error(tmp_path):
+    with av.open(str(tmp_path / "a.wav"), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=8000)
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), layout="mono")
+        sound.sample_rate = 8000
+        container.mux(stream.encode(sound))
+        container.mux(stream.encode(None))
+    with pytest.raises(VideoError, match="no video stream"):
+        read_all(tmp_path / "a.wav")
+
+
+def test_frames_can_be_read_once(tmp_path):
+    shutil.copy(write_numbered_video(tmp_path / "a.mp4", 2), tmp_path / "b.mp4")
+    with open_video(tmp_path / "b.mp4") as video:
+        list(video.iter_frames())
+        with pytest.raises(AssertionError, match="can be read once"):
+            list(video.iter_frames())
