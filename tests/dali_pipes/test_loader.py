@@ -1,0 +1,340 @@
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from frame_shards import numbered_videos, position_video, write_shards
+from video_factory import numbered_frame, read_number
+
+from dali_pipes import pipeline
+from dali_pipes.loader import Batch, Loader, build_eval_loader, build_train_loader
+from shards.manifest import ShardError
+from shards.reading import ShardDataset
+from tsn.config import DataConfig, EvalDataConfig, TrainDataConfig
+
+
+def config(directory, *, device="cpu", **split) -> DataConfig:
+    """Numbered frames as they are: the centre crop is most of the 64x48 frame."""
+    common = {"shards": str(directory), "num_segments": 2, "short_side": None, "crop_size": 48}
+    train_only = {"batch_size": 4, "crop": "center", "flip": 0.0, "shuffle_buffer": 16}
+    train = {name: value for name, value in (common | train_only | split).items() if name != "num_crops"}
+    test = {name: value for name, value in (common | split).items() if name in EvalDataConfig.__annotations__}
+    return DataConfig(
+        train=TrainDataConfig(**train),
+        val=EvalDataConfig(**test),
+        test=EvalDataConfig(**test),
+        device=device,
+        num_threads=1,
+    )
+
+
+def train_loader(directory, *, seed=0, rank=0, world_size=1, **split) -> Loader:
+    return build_train_loader(
+        config(directory, **split), seed=seed, rank=rank, world_size=world_size, local_rank=0, local_world_size=1
+    )
+
+
+def test_loader(directory, *, rank=0, world_size=1, **split) -> Loader:
+    data = config(directory, **split)
+    return build_eval_loader(data, data.test, rank=rank, world_size=world_size, local_rank=0, local_world_size=1)
+
+
+test_loader.__test__ = False
+
+
+def ids(loader: Loader) -> list[int]:
+    return [int(sample_id) for batch in loader for sample_id in batch.sample_ids]
+
+
+def assert_equal(first: Batch, second: Batch):
+    for field in dataclasses.fields(Batch):
+        assert torch.equal(getattr(first, field.name), getattr(second, field.name)), field.name
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    """Directories with a number of samples, in shards of 10, made on demand."""
+    made = {}
+
+    def with_samples(num_samples: int):
+        if num_samples not in made:
+            path = tmp_path_factory.mktemp("shards") / str(num_samples)
+            made[num_samples] = write_shards(path, numbered_videos(num_samples, num_frames=12))
+        return made[num_samples]
+
+    return with_samples
+
+
+def test_a_batch_has_the_documented_fields(shards):
+    batch = next(iter(train_loader(shards(20), num_segments=3)))
+    assert batch.clips.shape == (4, 3, 48, 48, 3)
+    assert batch.clips.dtype == torch.uint8
+    assert batch.labels.dtype == batch.sample_ids.dtype == torch.int64
+    assert batch.labels.tolist() == [sample_id % 5 for sample_id in batch.sample_ids.tolist()]
+    assert batch.frame_indices.shape == (4, 3)
+    assert batch.windows.tolist() == [[[8, 0, 56, 48]]] * 4
+    assert batch.flips.tolist() == [[False]] * 4
+
+
+def test_the_frames_that_were_drawn_are_the_frames_that_come_out(shards):
+    loader = train_loader(shards(20), num_segments=3)
+    for _ in range(2):
+        for batch in loader:
+            numbers = [[painted_number(frame) for frame in clip] for clip in batch.clips]
+            assert numbers == batch.frame_indices.tolist()
+            assert ((batch.frame_indices >= torch.tensor([0, 4, 8])).all())
+            assert ((batch.frame_indices < torch.tensor([4, 8, 12])).all())
+
+
+def painted_number(crop: torch.Tensor) -> int:
+    """The number that a 48x48 centre crop of a 64x48 numbered frame shows (its outermost bits are 0)."""
+    frame = np.zeros((48, 64, 3), np.uint8)
+    frame[:, 8:56] = crop.numpy()
+    frame[:, 56:] = frame[:, 55:56]
+    return read_number(frame)
+
+
+@pytest.mark.parametrize(
+    ("num_samples", "world_size", "batch_size"),
+    [(53, 2, 13), (53, 1, 7), (40, 2, 5), (41, 3, 4), (64, 8, 4), (104, 8, 13), (30, 3, 10)],
+)
+def test_epochs_repeat_nothing_and_leave_out_less_than_a_global_batch(
+    shards, num_samples, world_size, batch_size
+):
+    loaders = [
+        train_loader(shards(num_samples), rank=rank, world_size=world_size, batch_size=batch_size)
+        for rank in range(world_size)
+    ]
+    orders = []
+    for _ in range(4):
+        seen = [ids(loader) for loader in loaders]
+        assert len({len(own) for own in seen}) == 1
+        assert len(seen[0]) == len(loaders[0]) * batch_size
+        everything = sum(seen, [])
+        assert len(everything) == len(set(everything))
+        assert num_samples - len(everything) < world_size * batch_size
+        orders.append(seen)
+    assert orders[0] != orders[1] != orders[2]
+    assert [loader.epoch for loader in loaders] == [4] * world_size
+
+
+def test_the_order_is_a_function_of_the_seed(shards):
+    first, again, other = (ids(train_loader(shards(53), seed=seed)) for seed in (5, 5, 6))
+    assert first == again != other
+
+
+def test_ranks_draw_different_frames_and_windows(shards):
+    loaders = [
+        train_loader(shards(40), rank=rank, world_size=2, num_segments=4, crop="random_resized", flip=0.5)
+        for rank in range(2)
+    ]
+    first, second = (next(iter(loader)) for loader in loaders)
+    assert not torch.equal(first.frame_indices, second.frame_indices)
+    assert not torch.equal(first.windows, second.windows)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 8])
+@pytest.mark.parametrize(("num_samples", "batch_size"), [(53, 4), (5, 2), (24, 8)])
+def test_testing_sees_each_sample_once_in_every_pass(shards, num_samples, batch_size, world_size):
+    loaders = [
+        test_loader(shards(num_samples), rank=rank, world_size=world_size, batch_size=batch_size)
+        for rank in range(world_size)
+    ]
+    for _ in range(2):
+        assert sorted(sum((ids(loader) for loader in loaders), [])) == list(range(num_samples))
+
+
+def test_testing_does_not_depend_on_ranks_or_batch_size(shards):
+    def collect(world_size: int, batch_size: int) -> dict[int, bytes]:
+        found = {}
+        for rank in range(world_size):
+            for batch in test_loader(shards(20), rank=rank, world_size=world_size, batch_size=batch_size):
+                for sample_id, clip in zip(batch.sample_ids.tolist(), batch.clips, strict=True):
+                    found[sample_id] = clip.numpy().tobytes()
+        return found
+
+    assert collect(1, 4) == collect(3, 7)
+
+
+@pytest.mark.parametrize("steps", [0, 1, 7, 13, 14, 20, 26])
+def test_a_restored_loader_goes_on_bit_for_bit(shards, steps):
+    options = {"batch_size": 4, "crop": "random_resized", "flip": 0.5, "num_segments": 3}
+    loader = train_loader(shards(53), seed=3, **options)  # 13 steps an epoch
+    batches = endless(loader)
+    for _ in range(steps):
+        next(batches)
+    restored = train_loader(shards(53), seed=3, **options)
+    restored.load_state_dict(loader.state_dict())
+    assert (restored.epoch, restored.step) == (loader.epoch, loader.step)
+    continued = endless(restored)
+    for _ in range(16):
+        assert_equal(next(batches), next(continued))
+    assert (restored.epoch, restored.step) == (loader.epoch, loader.step)
+
+
+def endless(loader: Loader):
+    while True:
+        yield from loader
+
+
+def test_a_loader_state_survives_weights_only_saving(shards, tmp_path):
+    loader = train_loader(shards(20))
+    next(iter(loader))
+    torch.save(loader.state_dict(), tmp_path / "state.pt")
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert state == loader.state_dict()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 1}, "seed: 0, now 1"),
+        ({"batch_size": 2}, "data.batch_size: 4, now 2"),
+        ({"num_segments": 3}, "data.num_segments: 2, now 3"),
+        ({"world_size": 2}, "world_size: 1, now 2"),
+    ],
+)
+def test_a_state_of_other_settings_is_refused(shards, change, message):
+    state = train_loader(shards(20)).state_dict()
+    with pytest.raises(ValueError, match=f"saved with other settings.*{message}"):
+        train_loader(shards(20), **change).load_state_dict(state)
+
+
+def test_a_state_of_another_data_set_is_refused(shards):
+    state = train_loader(shards(20)).state_dict()
+    with pytest.raises(ValueError, match="samples: '20 in shards .* now '30 in shards"):
+        train_loader(shards(30)).load_state_dict(state)
+
+
+@pytest.mark.parametrize("subsampling", ["422", "444"])
+def test_stitched_frames_are_identical_to_frames_decoded_one_by_one(tmp_path, subsampling):
+    video = list(np.random.default_rng(0).integers(0, 256, (9, 50, 70, 3), np.uint8))
+    directory = write_shards(tmp_path, [video] * 4, subsampling=subsampling)
+    sample = ShardDataset(directory).read_sample("00000000")
+    batch = next(iter(train_loader(directory, num_segments=9, crop_size=50)))
+    for clip, indices in zip(batch.clips, batch.frame_indices, strict=True):
+        alone = np.concatenate([sample.decode([index]) for index in indices.tolist()])
+        assert (clip.numpy() == alone[:, :, 10:60]).all()
+
+
+def test_more_frames_than_one_picture_holds_are_split_into_several(shards, monkeypatch):
+    monkeypatch.setitem(pipeline._MAX_ROWS, "cpu", 48 * 3)
+    for batch in test_loader(shards(20), num_segments=7, num_crops=10):
+        assert batch.clips.shape[1] == 70
+        numbers = [[painted_number(frame) for frame in clip[-7:]] for clip in batch.clips]
+        assert numbers == batch.frame_indices.tolist()
+
+
+def test_ten_crops_are_crop_major_with_every_second_mirrored(tmp_path):
+    directory = write_shards(tmp_path, [position_video(3, (80, 60))] * 2, subsampling="444", quality=100)
+    (batch,) = test_loader(directory, num_segments=3, num_crops=10, crop_size=40)
+    assert batch.clips.shape == (2, 30, 40, 40, 3)
+    crops = batch.clips[0].reshape(10, 3, 40, 40, 3).int()
+    for (x1, y1, x2, _), flipped, frames in zip(batch.windows[0].tolist(), batch.flips[0], crops, strict=True):
+        left, right = (x2 - 1, x1) if flipped else (x1, x2 - 1)
+        assert (frames[:, 0, 0, 0] - left // 2).abs().max() <= 1
+        assert (frames[:, 0, -1, 0] - right // 2).abs().max() <= 1
+        assert (frames[:, 0, 0, 1] - y1 // 2).abs().max() <= 1
+    assert batch.windows[0, ::2, :2].tolist() == [[0, 0], [40, 0], [0, 20], [40, 20], [20, 10]]
+
+
+def test_a_training_crop_shows_its_window(tmp_path):
+    directory = write_shards(tmp_path, [position_video(3, (200, 120))] * 8, subsampling="444", quality=100)
+    batch = next(iter(train_loader(directory, crop="random_resized", crop_size=32, flip=0.5, batch_size=8)))
+    assert set(batch.flips[:, 0].tolist()) == {False, True}
+    for clip, (window,), (flipped,) in zip(batch.clips.float(), batch.windows, batch.flips, strict=True):
+        x1, y1, x2, y2 = window.tolist()
+        step_x, step_y = (x2 - x1) / 32, (y2 - y1) / 32
+        columns = x1 + (np.arange(32) + 0.5) * step_x - 0.5
+        rows = y1 + (np.arange(32) + 0.5) * step_y - 0.5
+        expected = columns[::-1] if flipped else columns
+        assert np.abs(clip[0, 16, :, 0].numpy() * 2 + 0.5 - expected).max() < 3
+        assert np.abs(clip[1, :, 16, 1].numpy() * 2 + 0.5 - rows).max() < 3
+
+
+def test_sizes_may_differ_inside_a_batch(tmp_path):
+    sizes = [(64, 48), (48, 64), (101, 35), (35, 27)]
+    videos = [[numbered_frame(n, size) for n in range(5)] for size in sizes]
+    directory = write_shards(tmp_path, videos)
+    (batch,) = test_loader(directory, short_side=40, crop_size=40, num_crops=3, batch_size=4)
+    assert batch.clips.shape == (4, 6, 40, 40, 3)
+    scaled = [(53, 40), (40, 53), (115, 40), (52, 40)]
+    for (width, height), boxes in zip(scaled, batch.windows.tolist(), strict=True):
+        assert boxes[0] == [0, 0, 40, 40]
+        assert boxes[1] == [(width - 40) // 2 * 2, (height - 40) // 2 * 2] + [
+            (width - 40) // 2 * 2 + 40,
+            (height - 40) // 2 * 2 + 40,
+        ]
+
+
+def test_h264_gives_the_frames_that_were_drawn_and_resumes(tmp_path):
+    video = [numbered_frame(number) for number in range(11)]
+    directory = write_shards(tmp_path, [video] * 12, codec="h264")
+    loader = train_loader(directory, num_segments=3)
+    batches = endless(loader)
+    for _ in range(4):
+        batch = next(batches)
+        numbers = [[painted_number(frame) for frame in clip] for clip in batch.clips]
+        assert numbers == batch.frame_indices.tolist()
+    restored = train_loader(directory, num_segments=3)
+    restored.load_state_dict(loader.state_dict())
+    assert_equal(next(batches), next(endless(restored)))
+
+
+def test_several_labels_come_out_multi_hot(tmp_path):
+    labels = [[0], [1, 3], [4, 0, 2], [3]]
+    directory = write_shards(tmp_path, numbered_videos(4), labels=labels)
+    (batch,) = test_loader(directory, batch_size=4)
+    assert batch.labels.dtype == torch.uint8
+    assert [row.nonzero().flatten().tolist() for row in batch.labels] == [sorted(own) for own in labels]
+
+
+@pytest.fixture
+def damaged(shards, tmp_path):
+    """A copy of a directory, to be damaged."""
+    return shutil.copytree(shards(20), tmp_path / "damaged")
+
+
+def overwrite(path, offset: int, content: bytes):
+    with open(path, "r+b") as file:
+        file.seek(offset)
+        file.write(content)
+
+
+def test_an_undecodable_picture_names_shard_and_key(damaged):
+    stream = next(m for m in ShardDataset(damaged)._load_index("shard-000001.tar")["00000013"] if m.name == "head")
+    overwrite(damaged / "shard-000001.tar", stream.offset, bytes(stream.size_bytes))
+    with pytest.raises(ShardError, match=r"shard-000001\.tar:00000013"):
+        ids(train_loader(damaged))
+
+
+def test_a_missing_member_names_shard_and_key(damaged):
+    index = damaged / "shard-000001.idx"
+    members = next(line for line in index.read_text().splitlines() if "00000013." in line).split(" ")
+    at = members.index("head")
+    text = index.read_text().replace(" ".join(members), " ".join(members[:at] + members[at + 4 :]))
+    index.write_text(text)
+    with pytest.raises(ShardError, match=r"shard-000001\.idx: not the index of its tar"):
+        train_loader(damaged)
+
+
+def test_a_directory_that_is_missing_or_of_another_version_is_refused(damaged, tmp_path):
+    with pytest.raises(ShardError, match="nowhere: no such directory"):
+        train_loader(tmp_path / "nowhere")
+    manifest = json.loads((damaged / "manifest.json").read_text())
+    (damaged / "manifest.json").write_text(json.dumps(manifest | {"version": 99}))
+    with pytest.raises(ShardError, match="version 99"):
+        train_loader(damaged)
+
+
+def test_a_crop_larger_than_the_frames_is_refused_before_reading(shards):
+    with pytest.raises(ShardError, match="short side of 48 pixels are smaller than crop_size 64"):
+        test_loader(shards(20), crop_size=64)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_asking_for_a_missing_gpu_is_refused(shards):
+    with pytest.raises(ValueError, match='data.device: "gpu", but this machine has no usable NVIDIA GPU'):
+        train_loader(shards(20), device="gpu")
