@@ -118,6 +118,8 @@ def _override(data: dict[str, Any], override: str, overridden: set[str]) -> list
     if not equals or not key:
         return [f"{override!r}: expected section.key=value"]
     value, faults = parse_yaml(text)
+    if faults:
+        return [f"{key}: {fault}" for fault in faults]
     *sections, last = key.split(".")
     for section in sections:
         inner = data.setdefault(section, {})
@@ -126,4 +128,4 @@ def _override(data: dict[str, Any], override: str, overridden: set[str]) -> list
         data = inner
     data[last] = value
     overridden.add(key)
-    return [f"{key}: {fault}" for fault in faults]
+    return []

@@ -38,7 +38,9 @@ def test_multi_label_metrics_equal_the_golden_ones_with_and_without_ties(golden,
     for name in ("plain", "ties"):
         scores, labels = inputs[f"{name}_scores"], inputs[f"{name}_labels"]
         expected = cases[name]
-        assert mean_average_precision(scores, labels) == pytest.approx(expected["mean_average_precision"], rel=1e-9)
+        assert mean_average_precision(scores, labels) == pytest.approx(
+            expected["mean_average_precision"], rel=1e-9
+        )
         found = mmit_mean_average_precision(scores, labels)
         assert found == pytest.approx(expected["mmit_mean_average_precision"], rel=1e-9)
 
@@ -94,5 +96,7 @@ def test_an_unknown_metric_is_refused_with_the_known_ones():
 
 
 def test_a_metric_of_one_label_is_refused_for_several():
-    with pytest.raises(UserError, match="'mean_class_accuracy' needs one label a video.*use mean_average_precision"):
+    with pytest.raises(
+        UserError, match="'mean_class_accuracy' needs one label a video.*use mean_average_precision"
+    ):
         compute_metrics(np.eye(2), np.eye(2), ["mean_class_accuracy"])

@@ -11,7 +11,12 @@ from tsn.losses import LOSSES
 from tsn.model import FRAMES_PER_PASS, RGB_MEAN, RGB_STD, TSN, build_model
 from tsn.weights import load_weights, read_weights
 
-CASES = {"r18_hvu_action": "resnet18", "r50_rgb": "resnet50", "r50_flow": "resnet50", "r101_mmit": "resnet101"}
+CASES = {
+    "r18_hvu_action": "resnet18",
+    "r50_rgb": "resnet50",
+    "r50_flow": "resnet50",
+    "r101_mmit": "resnet101",
+}
 
 
 def golden_state(path, *, salt, damped_norm):

@@ -50,7 +50,9 @@ def test_without_a_network_the_error_says_where_to_put_the_file(model, monkeypat
         raise urllib.error.URLError("no route")
 
     monkeypatch.setattr(models.ResNet18_Weights, "get_state_dict", refuse)
-    with pytest.raises(UserError, match=r"could not download .*resnet18-.*\.pth .*put that file into .*checkpoints"):
+    with pytest.raises(
+        UserError, match=r"could not download .*resnet18-.*\.pth .*put that file into .*checkpoints"
+    ):
         load_pretrained(model, pretrained="imagenet_v1", backbone="resnet18")
 
 
@@ -96,7 +98,9 @@ def test_another_class_count_leaves_the_last_layer_fresh_and_says_so(model):
 
 def test_for_testing_another_class_count_is_an_error(model):
     other = build_model(ModelConfig(num_classes=7, backbone="resnet18"))
-    with pytest.raises(UserError, match=r"x.pth: .*another model: fc.weight has shape \(7, 512\), expected \(5, 512\)"):
+    with pytest.raises(
+        UserError, match=r"x.pth: .*another model: fc.weight has shape \(7, 512\), expected \(5, 512\)"
+    ):
         load_weights(model, other.state_dict(), source="x.pth", fresh_head=False)
 
 
@@ -106,7 +110,9 @@ def test_missing_and_left_over_tensors_are_errors_and_change_nothing(model):
     state["backbone.bn1.bias"] = before + 1
     del state["backbone.conv1.weight"]
     state["backbone.conv9.weight"] = torch.zeros(1)
-    with pytest.raises(UserError, match=r"backbone.conv1.weight is missing; backbone.conv9.weight is not in this model"):
+    with pytest.raises(
+        UserError, match=r"backbone.conv1.weight is missing; backbone.conv9.weight is not in this model"
+    ):
         load_weights(model, state, source="x.pth")
     assert torch.equal(model.backbone.bn1.bias, before)
 
@@ -157,7 +163,9 @@ def test_what_a_file_wants_to_call_is_not_called(tmp_path):
 
 def test_a_file_that_asks_for_the_system_is_refused(tmp_path):
     torch.save({"meta": Attack(os.system, "true"), "state_dict": {}}, tmp_path / "evil.pth")
-    with pytest.raises(UserError, match=r"evil.pth: refused, because reading it would execute what it contains"):
+    with pytest.raises(
+        UserError, match=r"evil.pth: refused, because reading it would execute what it contains"
+    ):
         read_weights(tmp_path / "evil.pth")
 
 

@@ -1,0 +1,158 @@
+import pytest
+from tsn.config_io import config_from_dict, config_to_dict, config_to_yaml, load_config, packaged_configs
+from tsn.errors import UserError
+
+MINIMAL = """
+model: {num_classes: 3}
+data:
+  train: {shards: a}
+  val: {shards: b}
+  test: {shards: b}
+schedule: {epochs: 2}
+"""
+
+
+@pytest.fixture
+def config_file(tmp_path):
+    path = tmp_path / "own.yaml"
+    path.write_text(MINIMAL)
+    return path
+
+
+def faults_of(path, *overrides) -> list[str]:
+    with pytest.raises(UserError, match=r".") as caught:
+        load_config(str(path), overrides)
+    return str(caught.value).splitlines()
+
+
+def test_all_faults_are_reported_at_once_with_file_and_key(tmp_path):
+    path = tmp_path / "k400.yaml"
+    path.write_text(
+        """
+model: {num_classes: many, backbone: resnet5, dropout: 1.5, pretrained: 3}
+data:
+  train: {num_segment: 3, scales: [], area_range: [0.5], short_side: wide, flip: off}
+  val: 7
+  tst: {shards: b}
+optim: {lr: 1e-2, epochs: 3, grad_clip: -1, weight_decay: ~}
+schedule: {epochs: 0, milestones: [1, x]}
+train: {amp: yes}
+reference: {top1: [70]}
+model: {num_classes: many}
+"""
+    )
+    assert sorted(faults_of(path)) == sorted(
+        f"k400.yaml: {fault}"
+        for fault in [
+            "model: given twice, in lines 2 and 11; keep one",
+            'model.num_classes: is "many", expected a whole number',
+            "data.train.shards: missing; it has no default",
+            'data.train.num_segment: unknown key; did you mean "num_segments"?',
+            "data.train.scales: has 0 values, expected at least 1",
+            "data.train.area_range: has 1 values, expected 2",
+            'data.train.short_side: is "wide", expected a whole number',
+            'data.train.flip: is "off", expected a number',
+            "data.val: is 7, expected a section (lines of key: value)",
+            "data.test: missing; it has no default",
+            'data.tst: unknown key; did you mean "test"?',
+            'optim.epochs: unknown key; did you mean "schedule.epochs"?',
+            "optim.grad_clip: is -1, expected at least 0.0",
+            "optim.weight_decay: is null, expected a number",
+            "schedule.epochs: is 0, expected at least 1",
+            'schedule.milestones[1]: is "x", expected a whole number',
+            'train.amp: is "yes", expected true or false',
+            "reference.top1: is a list, expected a number or text",
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("override", "fault"),
+    [
+        ("model.backbone=resnet5", 'model.backbone: is "resnet5", expected resnet18, resnet50 or resnet101'),
+        ("model.dropout=1.5", "model.dropout: is 1.5, expected at most 1.0"),
+        ("optim.lr=0", "optim.lr: is 0, expected more than 0.0"),
+        ("data.train.area_range=[0.1,0.2,0.3]", "data.train.area_range: has 3 values, expected at most 2"),
+        ("model.size=3", "model.size: unknown key; known here are: num_classes, backbone, pretrained"),
+        ("nonsense", "'nonsense': expected section.key=value"),
+        ("model.num_classes.x=3", "model.num_classes.x: num_classes is a value, not a section"),
+        ("model.dropout=[", "model.dropout: not valid YAML"),
+        ("data.test.num_crops=3", "data.test.crop_size: is 224; 3 crops lie along the long side"),
+        ("data.val.crop_size=300", "data.val.crop_size: is 300, larger than short_side (256)"),
+        ("data.train.scales=[1.5]", "data.train.scales[0]: is 1.5, expected at most 1, the whole short side"),
+        (
+            "data.train.area_range=[0.5,0.1]",
+            "data.train.area_range: is [0.5, 0.1], expected the smaller number first",
+        ),
+        ("data.train.area_range=[0.5,2]", "data.train.area_range: ends at 2.0, expected at most 1"),
+        ("schedule.milestones=[3,2]", "schedule.milestones: is [3, 2], expected increasing epochs"),
+        ("schedule.warmup_epochs=5", "schedule.warmup_epochs: is 5.0, longer than the whole run (2 epochs)"),
+    ],
+)
+def test_each_fault_has_words_of_its_own(config_file, override, fault):
+    faults = faults_of(config_file, override)
+    assert len(faults) == 1
+    assert fault in faults[0]
+
+
+def test_settings_that_contradict_each_other_are_faults(config_file):
+    faults = faults_of(
+        config_file,
+        "schedule.kind=cosine",
+        "schedule.milestones=[1]",
+        "data.train.crop=center",
+        "data.train.crop_size=300",
+        "model.backbone=resnet18",
+        "model.pretrained=imagenet_v2",
+    )
+    assert len(faults) == 3
+    assert "imagenet_v2, which does not exist for resnet18" in faults[0]
+    assert "data.train.crop_size: is 300, larger than short_side (256)" in faults[1]
+    assert "has no meaning for kind cosine" in faults[2]
+
+
+def test_a_fault_says_whether_file_or_command_line_has_it(config_file):
+    config_file.write_text(MINIMAL + "optim: {lr: x, momentum: y}\n")
+    assert faults_of(config_file, "optim.lr=z") == [
+        'command line: optim.lr: is "z", expected a number',
+        'own.yaml: optim.momentum: is "y", expected a number',
+    ]
+
+
+def test_overrides_replace_values_and_the_last_one_wins(config_file):
+    overrides = ["optim.lr=1e-3", "data.train.scales=[1, 0.5]", "train.amp=true", "train.amp=false"]
+    config = load_config(str(config_file), overrides).config
+    assert (config.optim.lr, config.data.train.scales, config.train.amp) == (1e-3, (1.0, 0.5), False)
+
+
+def test_a_run_is_named_after_its_file(config_file):
+    assert load_config(str(config_file)).name == "own"
+
+
+def test_an_existing_path_wins_over_a_packaged_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load_config("k400.yaml").config.model.num_classes == 400
+    assert load_config("k400").config.model.num_classes == 400
+    (tmp_path / "k400.yaml").write_text(MINIMAL)
+    assert load_config("k400.yaml").config.model.num_classes == 3
+
+
+def test_an_unknown_name_is_refused_with_the_packaged_ones():
+    with pytest.raises(UserError, match=r"--cfg k40: no such file, .*packaged are: .*k400.*ucf101"):
+        load_config("k40")
+
+
+def test_an_empty_file_is_refused(tmp_path):
+    (tmp_path / "empty.yaml").write_text("# nothing\n")
+    assert (
+        faults_of(tmp_path / "empty.yaml")[0]
+        == "empty.yaml: is empty; expected sections such as model, data and schedule"
+    )
+
+
+@pytest.mark.parametrize("name", packaged_configs())
+def test_a_config_survives_being_written_and_read(name, tmp_path):
+    config = load_config(name, ["optim.lr=1e-5", "data.train.shards='off'"]).config
+    (tmp_path / "copy.yaml").write_text(config_to_yaml(config))
+    assert load_config(str(tmp_path / "copy.yaml")).config == config
+    assert config_from_dict(config_to_dict(config), source="checkpoint") == config
