@@ -1,7 +1,9 @@
-"""From decoded frames to the crops that the network sees: on the CPU with OpenCV, on the GPU with DALI's operators.
+"""From decoded frames to the crops that the network sees: on the CPU with OpenCV, on the GPU with DALI's
+operators.
 
-Both resize with plain bilinear interpolation (half-pixel centres, clamped edges, no antialiasing, rounded to uint8),
-which is OpenCV's INTER_LINEAR and the reference's.  On the CPU OpenCV does it several times faster than `fn.resize`.
+Both resize with plain bilinear interpolation (half-pixel centres, clamped edges, no antialiasing, rounded to
+uint8), which is OpenCV's INTER_LINEAR and the reference's.  On the CPU OpenCV does it several times faster
+than `fn.resize`.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +15,7 @@ from nvidia.dali.data_node import DataNode
 
 
 class CpuCropper:
-    """The function that the graph calls on the CPU with a batch of decoded samples, one list entry a sample."""
+    """The function that the graph calls on the CPU with a batch of decoded samples, an entry a sample."""
 
     def __init__(self, *, crop_size: int, num_threads: int):
         self.crop_size = crop_size
@@ -44,7 +46,8 @@ def crop_frames(
 
     Args:
         frames: (T, H, W, 3) uint8.
-        scaled_size: (2,), width and height that frames are scaled to first; skipped where they have it already.
+        scaled_size: (2,), width and height that frames are scaled to first; skipped where they have it
+            already.
         windows: (num_crops, 4), x1, y1, x2, y2 in the scaled frame, half-open.
         flips: (num_crops,), nonzero where the crop is mirrored.
         crop_size: side of the result in pixels.
@@ -81,7 +84,7 @@ def gpu_crops(
     crop_size: int,
     resize_windows: bool,
 ) -> DataNode:
-    """The same as `crop_frames`, as graph nodes on the GPU; `scaled_size` None: frames have their size already."""
+    """`crop_frames` as graph nodes on the GPU; `scaled_size` None where frames have their size already."""
     if scaled_size is not None:
         width, height = scaled_size
         size = fn.cast(fn.stack(height, width), dtype=types.FLOAT)

@@ -1,7 +1,8 @@
 """Exact arithmetic on DALI graph nodes.
 
-DALI computes in float32 unless told otherwise, has no float64 constants and rounds when it casts to integers.  Which
-frame and which window come out must not depend on that, so every real-valued step goes through these helpers.
+DALI computes in float32 unless told otherwise, has no float64 constants and rounds when it casts to
+integers.  Which frame and which window come out must not depend on that, so every real-valued step goes
+through these helpers.
 """
 
 import numpy as np
@@ -19,7 +20,9 @@ def float64(value: DataNode | float) -> DataNode:
     high = np.float32(value)
     middle = np.float32(value - float(high))
     low = np.float32(value - float(high) - float(middle))
-    parts = [float64(types.Constant(part, device="cpu")) for part in (high, middle, low) if part or part is high]
+    parts = [
+        float64(types.Constant(part, device="cpu")) for part in (high, middle, low) if part or part is high
+    ]
     return sum(parts[1:], start=parts[0])
 
 

@@ -26,12 +26,13 @@ class Batch:
     """N videos as the network sees them.
 
     Attributes:
-        clips: (N, V, H, W, 3) uint8 RGB, on the GPU where there is one.  V = num_segments * clip_len in training; in
-            testing num_crops times that, crop after crop.
+        clips: (N, V, H, W, 3) uint8 RGB, on the GPU where there is one.  V = num_segments * clip_len in
+            training; in testing num_crops times that, crop after crop.
         labels: (N,) int64, or (N, num_classes) uint8 with a one for each label; on the device of `clips`.
         sample_ids: (N,) int64, on the CPU: the key of each sample as a number.
         frame_indices: (N, num_segments * clip_len) int32, on the CPU: 0-based source frames.
-        windows: (N, num_crops, 4) int32, on the CPU: x1, y1, x2, y2, half-open, in pixels of the scaled frame.
+        windows: (N, num_crops, 4) int32, on the CPU: x1, y1, x2, y2, half-open, in pixels of the scaled
+            frame.
         flips: (N, num_crops) bool, on the CPU: which crops are mirrored.
     """
 
@@ -49,8 +50,8 @@ class Batch:
 class Loader:
     """One rank's batches, epoch after epoch.
 
-    `for batch in loader` yields the batches of the current epoch that were not yielded yet; at their end the next
-    epoch begins.  `len(loader)` is the number of batches in an epoch, known before anything is read.
+    `for batch in loader` yields the batches of the current epoch that were not yielded yet; at their end the
+    next epoch begins.  `len(loader)` is the number of batches in an epoch, known before anything is read.
 
     Attributes:
         epoch, step: epochs completed, and batches yielded of the current one.
@@ -58,13 +59,13 @@ class Loader:
         manifest: of the shards that are read.
     """
 
-    def __init__(self, spec: PipelineSpec, partition: Partition):
+    def __init__(self, spec: PipelineSpec):
         self.epoch = 0
         self.step = 0
         self.manifest = spec.manifest
         self.num_samples = spec.manifest.num_samples
         self._spec = spec
-        self._partition = partition
+        self._partition = spec.partition
         self._num_drawn = 0  # batches of the current epoch that the pipeline has delivered
         self._pipeline: Pipeline | None = None
         self._units = UnitReader(
@@ -95,8 +96,8 @@ class Loader:
         """Go on after the last batch that was yielded before `state` was taken.
 
         Raises:
-            ValueError: the state is that of another data set, seed, batch size, rank, number of ranks or sampling;
-                DALI itself would accept it and repeat samples.
+            ValueError: the state is that of another data set, seed, batch size, rank, number of ranks or
+                sampling; DALI itself would accept it and repeat samples.
         """
         own, other = self._identity(), state["identity"]
         differing = [
@@ -106,7 +107,8 @@ class Loader:
         ]
         if differing:
             raise ValueError(
-                "the loader's state was saved with other settings, resume with the same: " + "; ".join(differing)
+                "the loader's state was saved with other settings, resume with the same: "
+                + "; ".join(differing)
             )
         self.epoch, self.step, self._num_drawn = state["epoch"], state["step"], state["num_drawn"]
         self._pipeline = build_pipeline(
@@ -128,8 +130,7 @@ class Loader:
             raise ShardError(self._explain(error)) from error
         self._num_drawn += 1
         tensors = {
-            name: torch.from_dlpack(output.as_tensor())
-            for name, output in zip(OUTPUTS, outputs, strict=True)
+            name: torch.from_dlpack(output.as_tensor()) for name, output in zip(OUTPUTS, outputs, strict=True)
         }
         return Batch(**tensors | {"sample_ids": tensors["sample_ids"].long()})
 
@@ -152,12 +153,15 @@ class Loader:
         content = ",".join(shard.sha256 for shard in spec.manifest.shards)
         settings = {name: value for name, value in asdict(spec.data).items() if name != "shards"}
         return {
-            "samples": f"{spec.manifest.num_samples} in shards with checksum {zlib.crc32(content.encode()):08x}",
+            "samples": f"{spec.manifest.num_samples} in shards {zlib.crc32(content.encode()):08x}",
             "seed": spec.seed,
-            "rank": spec.rank,
-            "world_size": spec.world_size,
+            "rank": spec.partition.rank,
+            "world_size": spec.partition.world_size,
             "device": spec.device,
-        } | {f"data.{name}": list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
+        } | {
+            f"data.{name}": list(value) if isinstance(value, tuple) else value
+            for name, value in settings.items()
+        }
 
 
 def build_train_loader(
@@ -175,53 +179,65 @@ def build_train_loader(
         ShardError: the directory is missing, unfinished, damaged or of another version.
         ValueError: there are fewer samples than a global batch.
     """
-    spec = _spec(data, data.train, seed, rank, world_size, local_rank, local_world_size)
+    directory, manifest = _open_shards(data, data.train)
     partition = train_partition(
-        spec.manifest.num_samples, batch_size=data.train.batch_size, rank=rank, world_size=world_size
+        manifest.num_samples, batch_size=data.train.batch_size, rank=rank, world_size=world_size
     )
-    return Loader(spec, partition)
+    return Loader(_spec(data, data.train, directory, manifest, partition, seed, local_rank, local_world_size))
 
 
 def build_eval_loader(
-    data: DataConfig, split: EvalDataConfig, *, rank: int, world_size: int, local_rank: int, local_world_size: int
+    data: DataConfig,
+    split: EvalDataConfig,
+    *,
+    rank: int,
+    world_size: int,
+    local_rank: int,
+    local_world_size: int,
 ) -> Loader:
     """The fixed frames and crops of `split` (`data.val` or `data.test`), each sample once over all ranks.
 
     The last batch of a rank may be smaller, and a rank beyond the number of samples yields none.
 
     Raises:
-        ShardError: the directory is missing, unfinished, damaged or of another version, or frames are too small.
+        ShardError: the directory is missing, unfinished, damaged or of another version, or frames are too
+            small.
     """
-    spec = _spec(data, split, 0, rank, world_size, local_rank, local_world_size)
+    directory, manifest = _open_shards(data, split)
     partition = eval_partition(
-        spec.manifest.num_samples, batch_size=split.batch_size, rank=rank, world_size=world_size
+        manifest.num_samples, batch_size=split.batch_size, rank=rank, world_size=world_size
     )
-    return Loader(spec, partition)
+    return Loader(_spec(data, split, directory, manifest, partition, 0, local_rank, local_world_size))
+
+
+def _open_shards(data: DataConfig, split: TrainDataConfig | EvalDataConfig) -> tuple[Path, Manifest]:
+    """The directory of a split, checked as far as that is cheap."""
+    if data.device == "gpu" and not torch.cuda.is_available():
+        raise ValueError('data.device: "gpu", but this machine has no usable NVIDIA GPU; use "auto" or "cpu"')
+    directory = Path(split.shards)
+    manifest = load_manifest(directory)
+    check_files(directory, manifest)
+    _check_sizes(directory, manifest, split)
+    return directory, manifest
 
 
 def _spec(
     data: DataConfig,
     split: TrainDataConfig | EvalDataConfig,
+    directory: Path,
+    manifest: Manifest,
+    partition: Partition,
     seed: int,
-    rank: int,
-    world_size: int,
     local_rank: int,
     local_world_size: int,
 ) -> PipelineSpec:
-    directory = Path(split.shards)
-    manifest = load_manifest(directory)
-    check_files(directory, manifest)
-    _check_sizes(directory, manifest, split)
     has_gpu = torch.cuda.is_available()
-    if data.device == "gpu" and not has_gpu:
-        raise ValueError('data.device: "gpu", but this machine has no usable NVIDIA GPU; use "auto" or "cpu"')
     cores = len(os.sched_getaffinity(0))
     return PipelineSpec(
         directory=directory,
         manifest=manifest,
         data=split,
-        rank=rank,
-        world_size=world_size,
+        partition=partition,
         seed=seed,
         device="gpu" if has_gpu and data.device != "cpu" else "cpu",
         device_id=local_rank if has_gpu else None,

@@ -1,4 +1,4 @@
-"""Which samples a rank reads and how many batches that makes: pure arithmetic, as DALI's reader divides them."""
+"""Which samples a rank reads and how many batches that makes, as DALI's reader divides them."""
 
 from dataclasses import dataclass
 
@@ -8,22 +8,23 @@ class Partition:
     """One rank's part of an epoch.
 
     Attributes:
-        reader_rank, reader_world_size: what DALI's reader is told; None where this rank has nothing to read.
+        rank, world_size: what DALI's reader is told; a rank without samples (no batches) reads nothing.
         num_batches: batches that this rank yields.
-        num_drawn: batches that its pipeline makes in an epoch of its own; what is drawn beyond `num_batches` is
-            discarded, so that the next epoch starts at its first sample.
+        num_drawn: batches that its pipeline makes in an epoch of its own; what is drawn beyond `num_batches`
+            is discarded, so that the next epoch starts at its first sample.
         last_batch_size: samples of the last yielded batch that are not padding.
     """
 
-    reader_rank: int | None
-    reader_world_size: int
+    rank: int
+    world_size: int
     num_batches: int
     num_drawn: int
     last_batch_size: int
 
 
 def train_partition(num_samples: int, *, batch_size: int, rank: int, world_size: int) -> Partition:
-    """The same number of full batches on every rank; fewer samples than a global batch are left out of an epoch.
+    """The same number of full batches on every rank; fewer samples than a global batch are left out of an
+    epoch.
 
     Raises:
         ValueError: there are fewer samples than one global batch.
@@ -42,7 +43,7 @@ def eval_partition(num_samples: int, *, batch_size: int, rank: int, world_size: 
     """Each sample exactly once over all ranks; a rank beyond the number of samples gets none."""
     readers = min(world_size, num_samples)
     if rank >= readers:
-        return Partition(None, readers, 0, 0, 0)
+        return Partition(rank, readers, 0, 0, 0)
     own = num_samples * (rank + 1) // readers - num_samples * rank // readers
     most = -(-num_samples // readers)
     num_batches = -(-own // batch_size)

@@ -1,6 +1,6 @@
 """The DALI graph, from tar to crops: sample first, read and decode after.
 
-    reader (small members) -> frame indices, windows, flips -> units of those frames -> decoding -> crops
+reader (small members) -> frame indices, windows, flips -> units of those frames -> decoding -> crops
 """
 
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from nvidia.dali.data_node import DataNode
 
 from dali_pipes import sampling, windows
 from dali_pipes.crops import CpuCropper, gpu_crops
+from dali_pipes.partition import Partition
 from dali_pipes.units import META, UnitReader
 from shards.manifest import Manifest
 from tsn.config import EvalDataConfig, TrainDataConfig
@@ -29,8 +30,9 @@ class PipelineSpec:
 
     Attributes:
         directory, manifest: the shards.
-        data: training with a `TrainDataConfig` (random frames and windows, shuffled), testing with an `EvalDataConfig`.
-        rank, world_size: which part of the samples to read.
+        data: training with a `TrainDataConfig` (random frames and windows, shuffled), testing with an
+            `EvalDataConfig`.
+        partition: which samples to read.
         seed: of the whole run, equal on all ranks.
         device: where frames are decoded and cropped, "cpu" or "gpu".
         device_id: the GPU that the batches are delivered on; None without one.
@@ -40,8 +42,7 @@ class PipelineSpec:
     directory: Path
     manifest: Manifest
     data: TrainDataConfig | EvalDataConfig
-    rank: int
-    world_size: int
+    partition: Partition
     seed: int
     device: str
     device_id: int | None
@@ -56,7 +57,8 @@ class PipelineSpec:
 def build_pipeline(
     spec: PipelineSpec, units: UnitReader, cropper: CpuCropper, *, checkpoint: bytes | None = None
 ) -> Pipeline:
-    """A built pipeline with `OUTPUTS`, one sample an entry; `checkpoint` goes on where `Pipeline.checkpoint` was taken.
+    """A built pipeline with `OUTPUTS`, one sample an entry; `checkpoint` goes on where `Pipeline.checkpoint`
+    was taken.
 
     Outputs, for a sample: clips (V, crop_size, crop_size, 3) uint8; labels () int64 or (num_classes,) uint8;
     sample_ids () int32; frame_indices (T,) int32; windows (num_crops, 4) int32; flips (num_crops,) bool.
@@ -68,7 +70,7 @@ def build_pipeline(
         batch_size=spec.data.batch_size,
         num_threads=spec.num_threads,
         device_id=spec.device_id,
-        seed=spec.seed * 100_003 + spec.rank,  # ranks must not draw the same frames and windows
+        seed=spec.seed * 100_003 + spec.partition.rank,  # ranks must not draw the same frames and windows
         prefetch_queue_depth=spec.prefetch,
         enable_checkpointing=True,
         checkpoint=checkpoint,
@@ -109,8 +111,8 @@ def _read(spec: PipelineSpec) -> dict[str, DataNode]:
         index_paths=[str(spec.directory / shard.index_name) for shard in spec.manifest.shards],
         ext=list(names),
         missing_component_behavior="error",
-        shard_id=spec.rank,  # DALI's "shards" are parts of the whole, one for each rank
-        num_shards=spec.world_size,
+        shard_id=spec.partition.rank,  # DALI's "shards" are parts of the whole, one for each rank
+        num_shards=spec.partition.world_size,
         pad_last_batch=True,
         stick_to_shard=not spec.training,
         name=READER,
@@ -205,7 +207,8 @@ def _crop(
         return fn.python_function(frames, sizes, boxes, flips, function=cropper, batch_processing=True)
     frames = fn.slice(frames, start=[0, 0], shape=fn.stack(size[1], size[0]), axis_names="HW")
     manifest, short_side = spec.manifest, spec.data.short_side
-    scaled = short_side is not None and (manifest.min_short_side, manifest.max_short_side) != (short_side,) * 2
+    stored = {manifest.min_short_side, manifest.max_short_side}
+    scaled = short_side is not None and stored != {short_side}
     return gpu_crops(
         frames,
         scaled_size if scaled else None,
@@ -221,5 +224,5 @@ def _labels(labels: DataNode, manifest: Manifest) -> DataNode:
     """() int64, or (num_classes,) uint8 with a one for each label."""
     if not manifest.multi_label:
         return labels[0]
-    each = fn.one_hot(labels, num_classes=manifest.num_classes, dtype=types.UINT8)  # (num_labels, num_classes)
+    each = fn.one_hot(labels, num_classes=manifest.num_classes, dtype=types.UINT8)
     return fn.reductions.max(each, axes=[0])

@@ -1,7 +1,8 @@
 """Which frames of a video the network sees, as DALI graph nodes.
 
-The rules are those of MMAction2 0.x (SampleFrames), in its order of floating-point operations; TSN, arXiv:1608.00859.
-Frames are 0-based.  All functions take `num_frames`, an INT32 scalar node >= 1, and return INT32 nodes.
+The rules are those of MMAction2 0.x (SampleFrames), in its order of floating-point operations; TSN,
+arXiv:1608.00859. Frames are 0-based.  All functions take `num_frames`, an INT32 scalar node >= 1, and return
+INT32 nodes.
 """
 
 import numpy as np
@@ -17,12 +18,13 @@ def train_frames(num_frames: DataNode, *, num_segments: int, clip_len: int, fram
     Returns (num_segments * clip_len,), clip after clip.
     """
     span = clip_len * frame_interval
-    starts = num_frames - (span - 1)  # number of possible clip starts; not positive where the video is too short
+    starts = num_frames - (span - 1)  # possible clip starts; not positive where the video is too short
     segment = math.max(starts, 0) // num_segments
     index = types.Constant(np.arange(num_segments, dtype=np.int32), device="cpu")
     offsets = index * segment + random_int(math.max(segment, 1), shape=[num_segments])
 
-    spread = round_half_even_int(float64_range(num_segments) * (float64(math.max(starts, 0)) / float64(num_segments)))
+    step = float64(math.max(starts, 0)) / float64(num_segments)
+    spread = round_half_even_int(float64_range(num_segments) * step)
     offsets = select(segment > 0, offsets, spread)
     if span > 1:  # with single frames no video is both longer than its segments and too short to fill them
         drawn = _ascending(random_int(math.max(starts, 1), shape=[num_segments]), num_segments)
@@ -45,10 +47,11 @@ def test_frames(num_frames: DataNode, *, num_segments: int, clip_len: int, frame
 
 
 def _clip_frames(offsets: DataNode, num_frames: DataNode, *, clip_len: int, frame_interval: int) -> DataNode:
-    """Frames of the clips that start at `offsets` (N,); what runs past the end goes on at the video's start."""
+    """Frames of the clips that start at `offsets` (N,); past its end a video starts again."""
     if clip_len > 1:
         steps = types.Constant(np.arange(clip_len, dtype=np.int32)[None] * frame_interval, device="cpu")
-        offsets = fn.reshape(fn.reshape(offsets, shape=[-1, 1]) + steps, shape=[-1])  # (N, 1) + (1, L) -> (N * L,)
+        frames = fn.reshape(offsets, shape=[-1, 1]) + steps  # (N, 1) + (1, L) -> (N, L)
+        offsets = fn.reshape(frames, shape=[-1])
     return offsets - (offsets // num_frames) * num_frames
 
 

@@ -1,8 +1,8 @@
 """Reads from a tar just the units that the sampled frames need, and joins them.
 
-Why not in DALI: its WebDataset reader copies every member that it is asked for, a video of 4 MB for 3 frames of 17 KB.
-So the reader delivers the small members only (table, header, labels), and this function, called by the graph with the
-frames that it has drawn, reads the units themselves.  docs/log.md has the figures.
+Why not in DALI: its WebDataset reader copies every member that it is asked for, a video of 4 MB for 3 frames
+of 17 KB. So the reader delivers the small members only (table, header, labels), and this function, called by
+the graph with the frames that it has drawn, reads the units themselves.  docs/log.md has the figures.
 """
 
 import os
@@ -32,7 +32,7 @@ META = {name: place for place, name in enumerate(META_FIELDS)}
 
 @dataclass(frozen=True)
 class Place:
-    """Where the stream of a sample lies: a tar, a key, and the offset of the stream's first byte in the tar."""
+    """Where a stream lies: its tar, its sample's key, and the offset of its first byte in the tar."""
 
     tar: str
     key: str
@@ -43,7 +43,7 @@ class Place:
 
 
 def stream_place(json_source: bytes, json_size: int) -> tuple[str, str, int]:
-    """Tar, key and offset of the tar header of the member after `json`, from DALI's `source_info` of `json`."""
+    """Tar, key, and offset of the tar header after `json`, from the `source_info` that DALI gives `json`."""
     tar, offset, member = json_source.decode().rsplit(":", 2)
     end = int(offset) + json_size
     return tar, member.removesuffix(".json"), -(-end // TAR_BLOCK) * TAR_BLOCK
@@ -54,7 +54,8 @@ class UnitReader:
 
     Attributes:
         failure: the message of the error that ended the pipeline, if it was raised here.
-        recent: places of the samples of the last batches, for errors that DALI raises without naming a sample.
+        recent: places of the samples of the last batches, for errors that DALI raises without naming a
+            sample.
     """
 
     def __init__(self, *, codec: str, num_threads: int, max_batches_ahead: int):
@@ -167,11 +168,12 @@ def _read_units(codec: str, place: Place, targets: list[tuple[int, np.ndarray]])
     for start, target in targets:
         if not 0 <= start <= size - target.size:
             raise ShardError(
-                f"{place}: frames.npy points at bytes {start} to {start + target.size} of {name}, which has {size}; "
-                "check with scripts/verify_shards.py"
+                f"{place}: frames.npy points at bytes {start} to {start + target.size} of {name}, "
+                f"which has {size}; check with scripts/verify_shards.py"
             )
         read = os.preadv(tar.fileno(), [target], place.offset + start)
         if read != target.size:
             raise ShardError(
-                f"{place}: {name}: read {read} of {target.size} bytes; the tar is cut off, copy or pack it again"
+                f"{place}: {name}: read {read} of {target.size} bytes; "
+                "the tar is cut off, copy or pack it again"
             )

@@ -1,8 +1,8 @@
 """Crop windows, as DALI graph nodes: MultiScaleCrop, RandomResizedCrop and the test crops of MMAction2.
 
-A window is (x1, y1, x2, y2), half-open, in pixels of the frame after it was scaled to its short side.  Every function
-takes `width` and `height` of that frame, INT32 scalar nodes, and returns INT32 (num_crops, 4); all frames of a video
-share them.
+A window is (x1, y1, x2, y2), half-open, in pixels of the frame after it was scaled to its short side.  Every
+function takes `width` and `height` of that frame, INT32 scalar nodes, and returns INT32 (num_crops, 4); all
+frames of a video share them.
 """
 
 import math as pymath
@@ -27,7 +27,7 @@ _FIXED_POSITIONS = {
 
 
 def scaled_size(width: DataNode, height: DataNode, short_side: int | None) -> tuple[DataNode, DataNode]:
-    """Size (width, height) of a frame scaled to `short_side` with its aspect kept; unchanged where that is None."""
+    """Width and height of a frame scaled to `short_side`, aspect kept; unchanged where that is None."""
     if short_side is None:
         return width, height
     factor = float64(short_side) / float64(math.min(width, height))
@@ -43,7 +43,7 @@ def multi_scale_window(
     max_scale_gap: int,
     num_fixed_crops: int,
 ) -> DataNode:
-    """A random pair of sizes out of `scales`, at a random one of 5 or 13 fixed positions.  TSN, arXiv:1608.00859."""
+    """Random sizes out of `scales` at a random one of 5 or 13 fixed positions.  TSN, arXiv:1608.00859."""
     base = float64(math.min(width, height))
     sizes = fn.stack(*[floor_int(base * float64(scale)) for scale in scales])
     near = fn.cast(math.abs(sizes - crop_size) < 3, dtype=types.INT32)
@@ -61,7 +61,8 @@ def multi_scale_window(
 def random_resized_window(
     width: DataNode, height: DataNode, *, area_range: tuple[float, float], aspect_range: tuple[float, float]
 ) -> DataNode:
-    """A window of random area (fraction of the frame's) and random aspect (width over height), anywhere inside.
+    """A window of random area (fraction of the frame's) and random aspect (width over height), anywhere
+    inside.
 
     Where none of the candidates fits, the centred square of the short side.
     """

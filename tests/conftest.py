@@ -1,4 +1,4 @@
-"""Shared fixtures, and the project and `tests/` on the path: helpers like `video_factory` are plain modules."""
+"""Shared fixtures. The project and `tests/` come onto the path: helpers like `video_factory` are modules."""
 
 import os
 import sys

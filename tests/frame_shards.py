@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from video_factory import numbered_frame
 
 from shards.h264 import encode_gops
 from shards.jpeg import encode_pictures
@@ -11,7 +12,6 @@ from shards.manifest import Manifest, write_manifest
 from shards.sample import Sample, stream_crc32, to_members
 from shards.stream import EncodedStream
 from shards.writing import ShardWriter
-from video_factory import numbered_frame
 
 Video = Sequence[np.ndarray]
 
@@ -42,7 +42,7 @@ def write_shards(
     subsampling: str = "422",
     quality: int = 95,
 ) -> Path:
-    """Pack `videos` (labels: sample id modulo num_classes unless given) in their order; returns `directory`."""
+    """Pack `videos` in their order (label: sample id modulo num_classes unless given); `directory`."""
     directory.mkdir(parents=True, exist_ok=True)
     streams = _encode_each(videos, codec=codec, subsampling=subsampling, quality=quality)
     labels = labels or [[sample_id % num_classes] for sample_id in range(len(videos))]

@@ -1,101 +1,67 @@
-"""Small shard directories made straight from frames, without a video file and without the packing program."""
+"""Small shard sets of numbered videos, packed for a test."""
 
-from collections.abc import Sequence
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
+from video_factory import write_numbered_video
 
-from shards.h264 import encode_gops
-from shards.jpeg import encode_pictures
-from shards.manifest import Manifest, write_manifest
-from shards.sample import Sample, stream_crc32, to_members
-from shards.stream import EncodedStream
-from shards.writing import ShardWriter
-from video_factory import numbered_frame
-
-Video = Sequence[np.ndarray]
+PROJECT = Path(__file__).resolve().parent.parent
 
 
-def numbered_videos(num_videos: int, *, num_frames: int = 4, size: tuple[int, int] = (64, 48)) -> list[Video]:
-    """Videos whose frames show their number."""
-    video = [numbered_frame(number, size) for number in range(num_frames)]
-    return [video] * num_videos
+@dataclass(frozen=True)
+class VideoList:
+    """A list, the root of its paths and its class file."""
+
+    list: Path
+    root: Path
+    classes: Path
+
+    @property
+    def arguments(self) -> list[str]:
+        return ["--list", str(self.list), "--root", str(self.root), "--classes", str(self.classes)]
 
 
-def position_video(num_frames: int, size: tuple[int, int]) -> Video:
-    """Frames that tell where a pixel comes from: red grows by 1 every 2 columns, green every 2 rows."""
-    width, height = size
-    frame = np.zeros((height, width, 3), np.uint8)
-    frame[..., 0] = np.arange(width) // 2
-    frame[..., 1] = np.arange(height)[:, None] // 2
-    return [frame] * num_frames
-
-
-def write_shards(
+def write_video_list(
     directory: Path,
-    videos: Sequence[Video],
+    num_frames: Mapping[str, int],
     *,
-    labels: Sequence[Sequence[int]] | None = None,
-    num_classes: int = 5,
-    samples_per_shard: int = 10,
-    codec: str = "mjpeg",
-    subsampling: str = "422",
-    quality: int = 95,
-) -> Path:
-    """Pack `videos` (labels: sample id modulo num_classes unless given) in their order; returns `directory`."""
-    directory.mkdir(parents=True, exist_ok=True)
-    streams = _encode_each(videos, codec=codec, subsampling=subsampling, quality=quality)
-    labels = labels or [[sample_id % num_classes] for sample_id in range(len(videos))]
-    shards = []
-    for start in range(0, len(videos), samples_per_shard):
-        writer = ShardWriter(directory, f"shard-{start // samples_per_shard:06d}.tar")
-        for sample_id in range(start, min(start + samples_per_shard, len(videos))):
-            info = {"name": f"video_{sample_id}.mp4", "stream_crc32": stream_crc32(streams[sample_id].data)}
-            sample = Sample(sample_id, tuple(labels[sample_id]), streams[sample_id], info)
-            writer.add(sample.key, to_members(sample))
-        shards.append(writer.close())
-    write_manifest(directory, _manifest(streams, shards, codec, num_classes, labels))
-    return directory
+    labels: Mapping[str, Sequence[int]] | None = None,
+    num_classes: int = 3,
+    size: tuple[int, int] = (64, 48),
+) -> VideoList:
+    """Write numbered videos and a list of them.
+
+    Args:
+        directory: gets videos/, train.txt and classes.txt.
+        num_frames: frames of each video by name; the i-th video's first frame has the number 50 * i.
+        labels: of each video by name (default: counted through the classes).
+        num_classes: lines of the class file.
+        size: of the frames.
+    """
+    videos = VideoList(directory / "train.txt", directory / "videos", directory / "classes.txt")
+    videos.root.mkdir(parents=True)
+    lines = []
+    for i, (name, count) in enumerate(num_frames.items()):
+        codec = "mpeg4" if name.endswith(".avi") else "h264"
+        write_numbered_video(videos.root / name, count, size, codec=codec, first_number=50 * i)
+        own = labels[name] if labels else (i % num_classes,)
+        lines.append(f"{name} {' '.join(map(str, own))}\n")
+    videos.list.write_text("".join(lines))
+    videos.classes.write_text("".join(f"class {i}\n" for i in range(num_classes)))
+    return videos
 
 
-def _encode_each(
-    videos: Sequence[Video], *, codec: str, subsampling: str, quality: int
-) -> list[EncodedStream]:
-    """Encode every distinct video once."""
-    known: dict[int, EncodedStream] = {}
-    for video in videos:
-        if id(video) not in known:
-            if codec == "h264":
-                known[id(video)] = encode_gops(video, gop=4, crf=10)
-            else:
-                known[id(video)] = encode_pictures(video, quality=quality, subsampling=subsampling)
-    return [known[id(video)] for video in videos]
+def run_script(name: str, *arguments: str | Path, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
+    """Run `scripts/<name>` and wait for it."""
+    command = [sys.executable, str(PROJECT / "scripts" / name), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, cwd=PROJECT)
 
 
-def _manifest(streams, shards, codec: str, num_classes: int, labels) -> Manifest:
-    widths, heights = [s.width for s in streams], [s.height for s in streams]
-    short_sides = [min(s.width, s.height) for s in streams]
-    return Manifest(
-        dataset="factory",
-        split="train",
-        codec=codec,
-        modality="rgb",
-        num_samples=len(streams),
-        num_rejected=0,
-        num_classes=num_classes,
-        classes=tuple(f"class {number}" for number in range(num_classes)),
-        multi_label=any(len(of_sample) != 1 for of_sample in labels),
-        num_frames=sum(s.num_frames for s in streams),
-        size_bytes=sum(shard.size_bytes for shard in shards),
-        max_num_frames=max(s.num_frames for s in streams),
-        min_width=min(widths),
-        max_width=max(widths),
-        min_height=min(heights),
-        max_height=max(heights),
-        min_short_side=min(short_sides),
-        max_short_side=max(short_sides),
-        max_padded_height=max(s.padded_height for s in streams),
-        mcu_height=8,
-        options={},
-        shards=tuple(shards),
-    )
+def pack_videos(videos: VideoList, out: Path, *options: str) -> Path:
+    """Pack with make_shards.py, which must succeed; `out`."""
+    done = run_script("make_shards.py", *videos.arguments, "--out", out, *options)
+    assert done.returncode == 0, done.stderr
+    return out

@@ -1,7 +1,8 @@
 """The whole configuration of a run, as typed, frozen dataclasses.
 
-Every default stands here and nowhere else.  This module imports nothing of ours, so that every package may use it.
-`tsn.config_io` reads YAML and `section.key=value` overrides into these classes and reports every fault at once.
+Every default stands here and nowhere else.  This module imports nothing of ours, so that every package may
+use it. `tsn.config_io` reads YAML and `section.key=value` overrides into these classes and reports every
+fault at once.
 """
 
 from typing import Annotated, Literal
@@ -25,8 +26,8 @@ class ModelConfig:
     backbone: Literal["resnet18", "resnet50", "resnet101"] = "resnet50"
     """The image network whose features are averaged over the segments."""
     pretrained: str = "imagenet_v1"
-    """Initial weights: `imagenet_v1`, `imagenet_v2` (torchvision's), `none`, or the path of a checkpoint file (ours,
-    torchvision's or MMAction2's)."""
+    """Initial weights: `imagenet_v1`, `imagenet_v2` (torchvision's), `none`, or the path of a checkpoint
+    file (ours, torchvision's or MMAction2's)."""
     dropout: Fraction = 0.4
     """Dropout before the last linear layer, after the consensus."""
     init_std: NonNegativeFloat = 0.01
@@ -50,9 +51,9 @@ class TrainDataConfig:
     batch_size: PositiveInt = 32
     """Videos per rank and forward pass."""
     short_side: PositiveInt | None = 256
-    """Pixels; frames are scaled to this short side before the crop window is drawn.  null: the stored size is kept."""
+    """Pixels; frames are scaled to this short side before the window is drawn.  null: kept as stored."""
     crop: Literal["multi_scale", "random_resized", "center"] = "multi_scale"
-    """How the crop window is drawn: MultiScaleCrop, RandomResizedCrop, or always the centre (for debugging)."""
+    """How the crop window is drawn: MultiScaleCrop, RandomResizedCrop, or always the centre."""
     crop_size: PositiveInt = 224
     """Pixels; the crop window is scaled to this square."""
     scales: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (1.0, 0.875, 0.75, 0.66)
@@ -68,7 +69,7 @@ class TrainDataConfig:
     flip: Fraction = 0.5
     """Probability that a video's frames are mirrored."""
     shuffle_buffer: PositiveInt = 4096
-    """Samples that the reader keeps to draw from; shards are shuffled over the whole split already when packed."""
+    """Samples that the reader keeps to draw from; packing has shuffled over the whole split already."""
 
 
 @dataclass(frozen=True, config=_closed)
@@ -110,7 +111,7 @@ class OptimConfig:
     lr: PositiveFloat = 0.01
     """Learning rate at a global batch of `base_batch_size` videos."""
     base_batch_size: PositiveInt = 256
-    """Videos per update for which `lr` holds; the actual rate is scaled linearly to the actual global batch."""
+    """Videos per update for which `lr` holds."""
     scale_lr: bool = True
     """Scale `lr` by the actual global batch over `base_batch_size`."""
     momentum: Fraction = 0.9
@@ -126,13 +127,13 @@ class ScheduleConfig:
     epochs: PositiveInt
     """Passes over the training set."""
     kind: Literal["step", "cosine"] = "step"
-    """step: the rate is multiplied by `gamma` at each milestone.  cosine: it falls to zero over the whole run."""
+    """step: the rate is multiplied by `gamma` at each milestone.  cosine: it falls to zero."""
     milestones: tuple[NonNegativeInt, ...] = ()
     """0-based epochs at whose start the step schedule takes a step.  Empty: a constant rate."""
     gamma: PositiveFloat = 0.1
     """Factor of one step."""
     warmup_epochs: NonNegativeFloat = 0.0
-    """Epochs (fractions allowed) over which the rate rises linearly from `warmup_start_factor` times the rate."""
+    """Epochs (fractions allowed) in which the rate rises linearly from its `warmup_start_factor`."""
     warmup_start_factor: Fraction = 0.01
     """Fraction of the rate at the first step of the warm-up."""
 

@@ -11,8 +11,8 @@ def test_eval_batches_add_up_to_every_sample(num_samples, batch_size, world_size
     for rank in range(world_size):
         part = eval_partition(num_samples, batch_size=batch_size, rank=rank, world_size=world_size)
         own = max(part.num_batches - 1, 0) * batch_size + part.last_batch_size
-        assert part.num_batches <= part.num_drawn or part.reader_rank is None
-        assert (own == 0) == (part.reader_rank is None)
+        assert part.num_batches <= part.num_drawn
+        assert (own == 0) == (part.num_batches == 0) == (rank >= part.world_size)
         total += own
     assert total == num_samples
 
@@ -31,5 +31,7 @@ def test_train_batches_leave_out_less_than_a_global_batch(batch_size, world_size
 
 
 def test_fewer_samples_than_a_global_batch_are_refused():
-    with pytest.raises(ValueError, match="31 samples are fewer than one global batch of 32 .*batch_size 16 x 2"):
+    with pytest.raises(
+        ValueError, match=r"31 samples are fewer than one global batch of 32 .*batch_size 16 x 2"
+    ):
         train_partition(31, batch_size=16, rank=0, world_size=2)

@@ -112,7 +112,9 @@ def test_train_frames_have_the_golden_statistics(golden):
         first = out[:, :: args["clip_len"]] + case["start_index"]
         deviation = np.abs(first.mean(axis=0) - case["first_frame_mean"])
         assert (deviation <= 5 * np.sqrt(2) * np.array(case["first_frame_std"]) / np.sqrt(draws) + 1e-9).all()
-        equal_segments = case["total_frames"] - args["clip_len"] * args["frame_interval"] + 1 >= args["num_clips"]
+        equal_segments = (
+            case["total_frames"] - args["clip_len"] * args["frame_interval"] + 1 >= args["num_clips"]
+        )
         if equal_segments:  # elsewhere the extremes are too rare to be drawn by both
             assert first.min(axis=0).tolist() == case["first_frame_min"]
             assert first.max(axis=0).tolist() == case["first_frame_max"]

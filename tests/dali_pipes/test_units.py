@@ -3,8 +3,8 @@ import io
 
 import numpy as np
 import pytest
-from PIL import Image
 from frame_shards import numbered_videos, write_shards
+from PIL import Image
 from video_factory import read_number
 
 from dali_pipes.units import UnitReader, stream_place
@@ -101,7 +101,9 @@ def test_the_stream_follows_the_json_member_at_the_next_tar_block():
 def test_a_missing_stream_names_shard_and_key(directory):
     call = prepare(directory, "00000001")
     reader = make_reader("h264")
-    with pytest.raises(ShardError, match=r"shard-000000\.tar:00000001: no member 00000001\.h264 follows json"):
+    with pytest.raises(
+        ShardError, match=r"shard-000000\.tar:00000001: no member 00000001\.h264 follows json"
+    ):
         call.decoded(reader, [0])
     assert "00000001" in reader.failure
 
@@ -110,7 +112,9 @@ def test_a_table_that_points_outside_names_shard_key_and_range(directory):
     call = prepare(directory, "00000001")
     call.table = call.table.copy()
     call.table[4, 0] = 10**8
-    with pytest.raises(ShardError, match=r"shard-000000\.tar:00000001: frames\.npy points at bytes 100000000"):
+    with pytest.raises(
+        ShardError, match=r"shard-000000\.tar:00000001: frames\.npy points at bytes 100000000"
+    ):
         call.stitched(make_reader("mjpeg"), [3, 4])
 
 

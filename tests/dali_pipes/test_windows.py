@@ -148,7 +148,9 @@ def test_multi_scale_windows_have_the_golden_distribution(golden):
         sizes = [f"{x2 - x1}x{y2 - y1}" for x1, y1, x2, y2 in out.tolist()]
         assert_same_distribution(Counter(sizes), case["size_histogram_wxh"])
         for size, expected in case["offset_histogram_by_size"].items():
-            offsets = Counter(f"{box[0]},{box[1]}" for box, own in zip(out, sizes, strict=True) if own == size)
+            offsets = Counter(
+                f"{box[0]},{box[1]}" for box, own in zip(out, sizes, strict=True) if own == size
+            )
             assert set(offsets) == set(expected)
             scale = sum(offsets.values()) / sum(expected.values())
             for offset, count in expected.items():

@@ -13,7 +13,9 @@ def encode(num_frames, size=(64, 48), gop=8):
     return h264.encode_gops((numbered_frame(i, size) for i in range(num_frames)), gop=gop, crf=20)
 
 
-@pytest.mark.parametrize(("num_frames", "gop", "num_units"), [(1, 8, 1), (8, 8, 1), (9, 8, 2), (30, 8, 4), (5, 1, 5)])
+@pytest.mark.parametrize(
+    ("num_frames", "gop", "num_units"), [(1, 8, 1), (8, 8, 1), (9, 8, 2), (30, 8, 4), (5, 1, 5)]
+)
 def test_units_are_gops_of_fixed_length(num_frames, gop, num_units):
     stream = encode(num_frames, gop=gop)
     assert stream.num_frames == num_frames and stream.frames_per_unit == gop

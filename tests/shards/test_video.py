@@ -189,7 +189,10 @@ def test_a_cut_off_file_is_an_error(tmp_path, name):
 
 def test_a_cut_off_mp4_with_its_index_in_front_is_an_error(tmp_path):
     path = write_numbered_video(tmp_path / "a.mp4", 100)
-    with av.open(str(path)) as source, av.open(str(tmp_path / "b.mp4"), "w", options={"movflags": "faststart"}) as target:
+    with (
+        av.open(str(path)) as source,
+        av.open(str(tmp_path / "b.mp4"), "w", options={"movflags": "faststart"}) as target,
+    ):
         stream = target.add_stream_from_template(source.streams.video[0])
         for packet in source.demux(video=0):
             if packet.dts is not None:

@@ -1,0 +1,345 @@
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+
+import av
+import numpy as np
+import pytest
+from shard_factory import PROJECT, pack_videos, run_script, write_video_list
+from video_factory import read_number
+
+from shards.encoding import EncodingOptions
+from shards.manifest import check_files, load_manifest
+from shards.packing import check_disk, estimate_bytes
+from shards.plan import make_plan
+from shards.progress import PackingError, claim_directory
+from shards.reading import ShardDataset
+from shards.sources import load_sources
+
+NUM_FRAMES = {f"v{i:02d}.{suffix}": 5 + i for i, suffix in enumerate(["mp4", "mkv", "avi"] * 4)}
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    return write_video_list(tmp_path_factory.mktemp("videos"), NUM_FRAMES)
+
+
+@pytest.fixture(scope="module")
+def packed(videos, tmp_path_factory):
+    return pack_videos(videos, tmp_path_factory.mktemp("packed") / "train", "--samples-per-shard", "5")
+
+
+def contents(directory):
+    return {
+        path.relative_to(directory).as_posix(): path.read_bytes()
+        for path in directory.rglob("*")
+        if path.is_file()
+    }
+
+
+def plan_for(videos, directory, **options):
+    source_list = load_sources(videos.list, videos.root, videos.classes)
+    options = {"samples_per_shard": 5, "seed": 0, "encoding": EncodingOptions()} | options
+    return make_plan(directory, source_list, dataset="d", split="train", **options)
+
+
+def test_a_directory_holds_what_its_manifest_says(packed):
+    manifest = load_manifest(packed)
+    check_files(packed, manifest)
+    names = {name for shard in manifest.shards for name in (shard.name, shard.index_name)}
+    assert set(contents(packed)) == names | {"manifest.json", "rejected.jsonl"}
+    assert [shard.num_samples for shard in manifest.shards] == [5, 5, 2]
+    assert (manifest.num_samples, manifest.num_rejected, manifest.num_classes) == (12, 0, 3)
+    assert (manifest.num_frames, manifest.max_num_frames) == (sum(NUM_FRAMES.values()), 16)
+    assert (manifest.max_width, manifest.max_height, manifest.min_short_side) == (64, 48, 48)
+    assert (manifest.max_padded_height, manifest.mcu_height, manifest.multi_label) == (48, 8, False)
+    assert (manifest.split, manifest.codec, manifest.modality) == ("train", "mjpeg", "rgb")
+    assert manifest.classes == ("class 0", "class 1", "class 2")
+    assert manifest.options["quality"] == 85 and len(manifest.options["list_sha256"]) == 64
+    assert (packed / "rejected.jsonl").read_text() == ""
+
+
+def test_every_frame_of_every_video_is_there(packed):
+    dataset = ShardDataset(packed)
+    pairs = dataset.keys_and_names()
+    assert sorted(name for _, name in pairs) == sorted(NUM_FRAMES)
+    assert [key for key, _ in pairs] == [f"{i:08d}" for i in range(12)]
+    assert [name for _, name in pairs] != sorted(NUM_FRAMES)  # shuffled
+    for key, name in pairs:
+        first = 50 * list(NUM_FRAMES).index(name)
+        frames = dataset.read_sample(key).decode(list(range(NUM_FRAMES[name])))
+        assert [read_number(frame) for frame in frames] == list(range(first, first + NUM_FRAMES[name]))
+
+
+def test_order_is_a_function_of_seed_and_names(videos, tmp_path):
+    def names(seed):
+        return [source.name for source in plan_for(videos, tmp_path, seed=seed).sources]
+
+    assert names(0) == names(0) != names(1)
+    assert sorted(names(0)) == sorted(names(1)) == sorted(NUM_FRAMES)
+
+
+def test_plain_webdataset_reads_it(packed):
+    webdataset = pytest.importorskip("webdataset")
+    urls = [str(path) for path in sorted(packed.glob("*.tar"))]
+    samples = list(webdataset.WebDataset(urls, shardshuffle=False).decode())
+    assert [sample["__key__"] for sample in samples] == [f"{i:08d}" for i in range(12)]
+    for sample in samples:
+        assert sample["json"]["labels"] == [sample["cls"]] == sample["label.npy"].tolist()
+        assert sample["frames.npy"].shape == (NUM_FRAMES[sample["json"]["name"]], 2)
+
+
+def test_streams_are_ordinary_files_to_ffmpeg(packed, tmp_path):
+    with tarfile.open(packed / "shard-000000.tar") as tar:
+        tar.extractall(tmp_path, filter="data")
+    for path in tmp_path.glob("*.mjpeg"):
+        name = json.loads(path.with_suffix(".json").read_text())["name"]
+        with av.open(str(path)) as container:
+            numbers = [read_number(f.to_ndarray(format="rgb24")) for f in container.decode(video=0)]
+        first = 50 * list(NUM_FRAMES).index(name)
+        assert numbers == list(range(first, first + NUM_FRAMES[name]))
+
+
+def test_members_depend_on_neither_time_nor_user(packed):
+    with tarfile.open(packed / "shard-000000.tar") as tar:
+        assert {(m.mtime, m.uid, m.gid, m.uname, m.gname, m.mode) for m in tar} == {(0, 0, 0, "", "", 0o444)}
+        tar_names = [m.name for m in tar][:7]
+    members = ["meta.npy", "frames.npy", "head", "label.npy", "cls", "json", "mjpeg"]
+    assert tar_names == [f"00000000.{name}" for name in members]
+
+
+@pytest.mark.parametrize("options", [(), ("--codec", "h264", "--size", "short32")])
+def test_bytes_do_not_depend_on_the_number_of_workers(videos, tmp_path, options):
+    one = pack_videos(videos, tmp_path / "one", "--samples-per-shard", "5", "--workers", "1", *options)
+    three = pack_videos(videos, tmp_path / "three", "--samples-per-shard", "5", "--workers", "3", *options)
+    assert contents(one) == contents(three)
+
+
+@pytest.mark.parametrize("moment", range(6))
+def test_killed_and_started_again_gives_the_same_bytes(videos, packed, tmp_path, moment):
+    out = tmp_path / "train"
+    arguments = [*videos.arguments, "--out", str(out), "--samples-per-shard", "5", "--workers", "2"]
+    arguments += ["--dataset", load_manifest(packed).dataset]
+    script = str(PROJECT / "scripts" / "make_shards.py")
+    process = subprocess.Popen(
+        [sys.executable, script, *arguments],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd=PROJECT,
+    )
+    signs = ["plan.json", "shard-000000.tar.tmp", "shard-000000.tar", "0.json", "shard-000001.tar", "1.json"]
+    deadline = time.monotonic() + 60
+    while process.poll() is None and not list(out.rglob(signs[moment])) and time.monotonic() < deadline:
+        time.sleep(0.001)
+    process.kill()
+    process.wait()
+    for path in out.glob("shard-*.tar"):
+        with tarfile.open(path) as tar:
+            assert len({m.name.split(".")[0] for m in tar}) == (5 if path.stem < "shard-000002" else 2)
+    done = run_script("make_shards.py", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert contents(out) == contents(packed)
+
+
+def test_a_finished_directory_is_left_alone(videos, packed):
+    before = {path: path.stat().st_mtime_ns for path in packed.iterdir()}
+    done = run_script("make_shards.py", *videos.arguments, "--out", packed, "--samples-per-shard", "5")
+    assert (done.returncode, done.stdout) == (0, f"{packed} is packed already: 12 videos\n")
+    assert {path: path.stat().st_mtime_ns for path in packed.iterdir()} == before
+
+
+def test_another_command_into_a_finished_directory_is_refused(videos, packed):
+    before = contents(packed)
+    options = ["--samples-per-shard", "5", "--quality", "90", "--seed", "1"]
+    done = run_script("make_shards.py", *videos.arguments, "--out", packed, *options)
+    assert done.returncode == 2
+    assert (
+        "holds a finished set packed with quality=85 (now 90), seed=0 (now 1); give the same" in done.stderr
+    )
+    assert contents(packed) == before
+
+
+def test_another_command_into_a_begun_directory_is_refused(videos, tmp_path):
+    options = {"quality": 85, "seed": 0}
+    (tmp_path / ".progress").mkdir()
+    (tmp_path / ".progress" / "plan.json").write_text(json.dumps(options))
+    with (
+        pytest.raises(PackingError, match=r"was begun with seed=0 \(now 1\); give the same command again"),
+        claim_directory(tmp_path, options | {"seed": 1}),
+    ):
+        pass
+    with claim_directory(tmp_path, options) as finished:
+        assert finished is None
+    assert (tmp_path / ".progress" / "plan.json").exists()
+
+
+def test_a_second_process_is_refused(tmp_path):
+    with (
+        claim_directory(tmp_path / "out", {}),
+        pytest.raises(PackingError, match="another process is packing into it; wait for it"),
+        claim_directory(tmp_path / "out", {}),
+    ):
+        pass
+    assert list((tmp_path / "out").iterdir()) == []  # nothing was begun: nothing stays
+
+
+def test_a_directory_with_other_files_is_refused(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(PackingError, match=r"not empty \(notes.txt"), claim_directory(tmp_path, {}):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_directory_that_cannot_be_made_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(PackingError, match="cannot be written: "), claim_directory(tmp_path / "file", {}):
+        pass
+
+
+def test_rejected_videos_are_told_and_the_rest_is_packed(videos, packed, tmp_path):
+    root = shutil.copytree(videos.root, tmp_path / "videos")
+    (root / "v03.mp4").write_text("not a video")
+    (root / "v04.mkv").write_bytes((videos.root / "v04.mkv").read_bytes()[:1500])
+    out = tmp_path / "train"
+    arguments = ["--list", videos.list, "--root", root, "--classes", videos.classes, "--out", out]
+    done = run_script("make_shards.py", *arguments, "--samples-per-shard", "5")
+    assert done.returncode == 3
+    assert done.stdout.splitlines()[-1] == f"packed 10 videos, rejected 2 (see {out}/rejected.jsonl)"
+    assert "rejected v03.mp4: FFmpeg cannot decode it" in done.stderr
+    lines = [json.loads(line) for line in (out / "rejected.jsonl").read_text().splitlines()]
+    assert {line["name"] for line in lines} == {"v03.mp4", "v04.mkv"}
+    assert all(line["reason"] and line["labels"] for line in lines)
+    ids_of_all = {name: key for key, name in ShardDataset(packed).keys_and_names()}
+    assert all(int(ids_of_all[line["name"]]) == line["sample_id"] for line in lines)
+    ids = {name: key for key, name in ShardDataset(out).keys_and_names()}
+    assert ids == {name: key for name, key in ids_of_all.items() if name in ids}  # they leave gaps
+    assert load_manifest(out).num_rejected == 2
+
+
+def test_a_list_without_one_good_video_makes_no_manifest(tmp_path):
+    videos = write_video_list(tmp_path, {"a.mp4": 2})
+    (videos.root / "a.mp4").write_text("not a video")
+    for _ in range(2):  # again, it goes on from the end
+        done = run_script("make_shards.py", *videos.arguments, "--out", tmp_path / "out")
+        assert done.returncode == 3
+        assert "packed 0 videos, rejected 1 (see" in done.stdout
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    assert not list((tmp_path / "out").glob("shard-*"))
+
+
+def test_a_shard_of_rejected_videos_is_left_out(videos, packed, tmp_path):
+    root = shutil.copytree(videos.root, tmp_path / "videos")
+    for key, name in ShardDataset(packed).keys_and_names():
+        if 5 <= int(key) < 10:
+            (root / name).write_text("not a video")
+    arguments = [
+        "--list",
+        videos.list,
+        "--root",
+        root,
+        "--classes",
+        videos.classes,
+        "--out",
+        tmp_path / "out",
+    ]
+    assert run_script("make_shards.py", *arguments, "--samples-per-shard", "5").returncode == 3
+    shards = load_manifest(tmp_path / "out").shards
+    assert [(s.name, s.num_samples) for s in shards] == [("shard-000000.tar", 5), ("shard-000002.tar", 2)]
+
+
+def test_several_labels(tmp_path):
+    videos = write_video_list(tmp_path, {"a.mp4": 2, "b.mp4": 2}, labels={"a.mp4": [0, 2], "b.mp4": [1]})
+    dataset = ShardDataset(pack_videos(videos, tmp_path / "out"))
+    assert dataset.manifest.multi_label
+    labels = {name: dataset.read_sample(key).labels for key, name in dataset.keys_and_names()}
+    assert labels == {"a.mp4": (0, 2), "b.mp4": (1,)}
+
+
+def test_odd_sizes_and_two_frames(tmp_path):
+    videos = write_video_list(tmp_path, {"a b.mp4": 2, "c.mkv": 9}, size=(35, 27))
+    for codec in ("mjpeg", "h264"):
+        dataset = ShardDataset(pack_videos(videos, tmp_path / codec, "--codec", codec))
+        for key, name in dataset.keys_and_names():
+            frames = dataset.read_sample(key).decode([1, 0])
+            first = 50 if name == "c.mkv" else 0
+            assert frames.shape == (2, 27, 35, 3)
+            assert [read_number(frame) for frame in frames] == [first + 1, first]
+
+
+def test_faults_of_the_list_come_before_anything_is_written(videos, tmp_path):
+    (tmp_path / "list.txt").write_text("v00.mp4 0\nv01.mkv 7\nnone.mp4 1\n")
+    arguments = ["--list", tmp_path / "list.txt", "--root", videos.root, "--out", tmp_path / "out"]
+    done = run_script("make_shards.py", *arguments, "--classes", videos.classes)
+    assert done.returncode == 2
+    assert "list.txt:2: label 7: expected 0..2" in done.stderr and "list.txt:3: " in done.stderr
+    assert "no class file" in run_script("make_shards.py", *arguments).stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_disk_is_estimated_from_a_few_videos(videos, packed, tmp_path):
+    plan = plan_for(videos, tmp_path)
+    estimated = estimate_bytes(plan, {}, num_workers=2)
+    assert estimated == pytest.approx(load_manifest(packed).size_bytes, rel=0.25)
+
+
+def test_too_little_disk_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "shards.packing.shutil.disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 100_000_000)
+    )
+    check_disk(tmp_path, 90_000_000)
+    with pytest.raises(PackingError, match=r"about 0.1 GB are needed and 0.1 GB are free; free some"):
+        check_disk(tmp_path, 99_000_000)
+
+
+def test_interrupted_it_says_that_the_same_command_goes_on(videos, packed, tmp_path):
+    out = tmp_path / "train"
+    arguments = [*videos.arguments, "--out", str(out), "--samples-per-shard", "5", "--workers", "1"]
+    arguments += ["--dataset", load_manifest(packed).dataset]
+    process = subprocess.Popen(
+        [sys.executable, str(PROJECT / "scripts" / "make_shards.py"), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=PROJECT,
+        start_new_session=True,
+    )
+    while process.poll() is None and not list(out.rglob("plan.json")):
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.splitlines()[-1] == "interrupted: the same command goes on where it was"
+    assert "Traceback" not in errors
+    assert not list(out.glob("*.tmp"))
+    assert run_script("make_shards.py", *arguments).returncode == 0
+    assert contents(out) == contents(packed)
+
+
+def test_figures_at_the_end(videos, tmp_path):
+    done = run_script("make_shards.py", *videos.arguments, "--out", tmp_path / "out")
+    first, figures, last = done.stdout.splitlines()
+    assert first.startswith("disk needed: about 0.00")
+    assert last == "packed 12 videos, rejected 0"
+    for part in ("videos/s,", "videos/s per core (", "busy)", "MB a video", "KB a second of video"):
+        assert part in figures
+    assert "12/12" in done.stderr
+
+
+def test_samples_per_shard_must_be_positive(videos, tmp_path):
+    with pytest.raises(ValueError, match="--samples-per-shard 0: expected 1 or more"):
+        plan_for(videos, tmp_path, samples_per_shard=0)
+
+
+def test_stored_frames_stay_close_to_the_source(packed):
+    from video_factory import numbered_frame
+
+    dataset = ShardDataset(packed)
+    key, name = dataset.keys_and_names()[0]
+    (frame,) = dataset.read_sample(key).decode([2])
+    expected = numbered_frame(50 * list(NUM_FRAMES).index(name) + 2).astype(np.float64)
+    assert abs((frame - expected).mean(axis=(0, 1))).max() < 2.5
