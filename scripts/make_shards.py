@@ -16,12 +16,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from shards.encoding import EncodingOptions, PackedSample, Task
+from shards.encoding import EncodingOptions, PackedSample, Task, pack_video
 from shards.jpeg import SUBSAMPLINGS
 from shards.manifest import Manifest, ShardError
 from shards.packing import REJECTED, Outcome, check_disk, estimate_bytes, pack
 from shards.plan import Plan, make_plan
-from shards.pool import available_cores
+from shards.pool import WorkerPool, available_cores
 from shards.progress import PackingError, ShardRecord, begin, claim_directory, load_records
 from shards.size import EXAMPLES
 from shards.sources import SourceListError, load_sources
@@ -128,9 +128,10 @@ def run(plan: Plan, num_workers: int) -> int:
             print(f"{plan.directory} is packed already: {finished.num_samples} videos")
             return PACKED
         done = load_records(plan.directory)
-        check_space(plan, done, num_workers)
-        begin(plan.directory, plan.options)
-        manifest = pack_with_bar(plan, done, num_workers)
+        with WorkerPool(pack_video, num_workers) as pool:
+            check_space(plan, done, pool)
+            begin(plan.directory, plan.options)
+            manifest = pack_with_bar(plan, done, pool, num_cores=min(num_workers, available_cores()))
     num_packed = manifest.num_samples if manifest else 0
     num_rejected = len(plan.sources) - num_packed
     see = f" (see {plan.directory / REJECTED})" if num_rejected else ""
@@ -138,8 +139,8 @@ def run(plan: Plan, num_workers: int) -> int:
     return SOME_REJECTED if num_rejected else PACKED
 
 
-def check_space(plan: Plan, done: dict[int, ShardRecord], num_workers: int) -> None:
-    needed_bytes = estimate_bytes(plan, done, num_workers=num_workers)
+def check_space(plan: Plan, done: dict[int, ShardRecord], pool: WorkerPool) -> None:
+    needed_bytes = estimate_bytes(plan, done, pool)
     if needed_bytes is None:
         print("disk needed: unknown, the videos tried cannot be packed")
         return
@@ -147,7 +148,9 @@ def check_space(plan: Plan, done: dict[int, ShardRecord], num_workers: int) -> N
     check_disk(plan.directory, needed_bytes)
 
 
-def pack_with_bar(plan: Plan, done: dict[int, ShardRecord], num_workers: int) -> Manifest | None:
+def pack_with_bar(
+    plan: Plan, done: dict[int, ShardRecord], pool: WorkerPool, *, num_cores: int
+) -> Manifest | None:
     figures = Figures()
     started_s, started_cpu_s = time.perf_counter(), time.process_time()
     before = sum(record.num_videos for record in done.values())
@@ -159,10 +162,10 @@ def pack_with_bar(plan: Plan, done: dict[int, ShardRecord], num_workers: int) ->
                 bar.write(f"rejected {task.source.name}: {outcome.reason}", file=sys.stderr)
             bar.update()
 
-        manifest = pack(plan, done, num_workers=num_workers, on_video=on_video)
+        manifest = pack(plan, done, pool, on_video=on_video)
     if figures.num_videos:
         wall_s, cpu_s = time.perf_counter() - started_s, time.process_time() - started_cpu_s
-        print(figures.report(wall_s, cpu_s, min(num_workers, available_cores())))
+        print(figures.report(wall_s, cpu_s, num_cores))
     return manifest
 
 

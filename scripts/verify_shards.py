@@ -12,8 +12,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from shards.manifest import ShardError, load_manifest
-from shards.pool import available_cores
-from shards.verify import iter_reports
+from shards.pool import WorkerPool, available_cores
+from shards.verify import check_shard, iter_reports
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -33,8 +33,8 @@ def main(argv: list[str] | None = None) -> int:
         print(error)
         return 1
     num_faults = 0
-    with tqdm(total=manifest.num_samples, unit="video") as bar:
-        for report in iter_reports(args.directory, manifest, num_workers=args.workers):
+    with WorkerPool(check_shard, args.workers) as pool, tqdm(total=manifest.num_samples, unit="video") as bar:
+        for report in iter_reports(args.directory, manifest, pool):
             for fault in report.faults:
                 bar.write(fault, file=sys.stdout)
             num_faults += len(report.faults)

@@ -7,16 +7,15 @@ from contextlib import closing
 from pathlib import Path
 
 from shards import jpeg
-from shards.encoding import PackedSample, Rejected, Task, pack_video
+from shards.encoding import PackedSample, Rejected, Task
 from shards.files import write_atomically
 from shards.manifest import Manifest, write_manifest
 from shards.plan import Plan, shard_name
-from shards.pool import Died, run_in_order
+from shards.pool import Died, WorkerPool
 from shards.progress import PackingError, ShardRecord, save_record
 from shards.writing import ShardWriter
 
 REJECTED = "rejected.jsonl"
-_TASKS_PER_WORKER = 4  # begun but not yet written: they wait in memory for a slow one before them
 _TAR_BYTES_PER_SAMPLE = 8 * 1024
 _DISK_MARGIN = 1.05
 
@@ -24,7 +23,7 @@ Outcome = PackedSample | Rejected
 
 
 def estimate_bytes(
-    plan: Plan, done: dict[int, ShardRecord], *, num_workers: int, num_videos: int = 5
+    plan: Plan, done: dict[int, ShardRecord], pool: WorkerPool, *, num_videos: int = 5
 ) -> int | None:
     """Bytes that the shards not in `done` will take: from encoding a few of their videos, spread over the
     file sizes.
@@ -36,7 +35,7 @@ def estimate_bytes(
     by_size = sorted(tasks, key=lambda task: task.source.size_bytes)
     num_videos = min(num_videos, len(tasks))
     chosen = [by_size[(2 * i + 1) * len(tasks) // (2 * num_videos)] for i in range(num_videos)]
-    results = _pack_in_order(chosen, min(num_workers, num_videos)) if chosen else ()
+    results = _pack_in_order(pool, chosen)
     sizes = [result.size_bytes for _, result in results if isinstance(result, PackedSample)]
     if not sizes:
         return None if tasks else 0
@@ -58,14 +57,14 @@ def check_disk(directory: Path, needed_bytes: int) -> None:
 
 
 def pack(
-    plan: Plan, done: dict[int, ShardRecord], *, num_workers: int, on_video: Callable[[Task, Outcome], None]
+    plan: Plan, done: dict[int, ShardRecord], pool: WorkerPool, *, on_video: Callable[[Task, Outcome], None]
 ) -> Manifest | None:
     """Pack all shards that are not `done`, then write rejected.jsonl and the manifest.
 
     Args:
         plan: what to pack; its directory is claimed and begun.
         done: records of the shards finished before.
-        num_workers: processes.
+        pool: processes that apply `pack_video`.
         on_video: called after each video that was packed or rejected now.
 
     Returns:
@@ -74,7 +73,7 @@ def pack(
     records = dict(done)
     remaining = _remaining(plan, done)
     tasks = [task for number in remaining for task in plan.tasks_of_shard(number)]
-    with closing(_pack_in_order(tasks, num_workers)) as results:
+    with closing(_pack_in_order(pool, tasks)) as results:
         for number in remaining:
             records[number] = _pack_shard(plan, number, results, on_video)
             save_record(plan.directory, number, records[number])
@@ -92,9 +91,8 @@ def _remaining(plan: Plan, done: dict[int, ShardRecord]) -> list[int]:
     return [number for number in range(plan.num_shards) if number not in done]
 
 
-def _pack_in_order(tasks: list[Task], num_workers: int) -> Generator[tuple[Task, Outcome], None, None]:
-    results = run_in_order(pack_video, tasks, num_workers=num_workers, window=_TASKS_PER_WORKER * num_workers)
-    with closing(results):
+def _pack_in_order(pool: WorkerPool, tasks: list[Task]) -> Generator[tuple[Task, Outcome], None, None]:
+    with closing(pool.run_in_order(tasks)) as results:
         for task, result in zip(tasks, results, strict=True):
             yield task, Rejected(str(result)) if isinstance(result, Died) else result
 

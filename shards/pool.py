@@ -19,6 +19,7 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 _TASKS_PER_WORKER = 2  # one in work, one that it finds when it comes back
+_WINDOW_PER_WORKER = 4  # results that wait in memory for a slow task before them, and tasks in work
 # Processes are started afresh: nothing of the parent's threads and open files is inherited.
 _context = multiprocessing.get_context("spawn")
 
@@ -71,33 +72,55 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def run_in_order(
-    function: Callable[[Task], Result], tasks: Iterable[Task], *, num_workers: int, window: int
-) -> Generator[Result | Died, None, None]:
-    """Apply `function` to each task in `num_workers` processes; yield the results in the order of the tasks.
+class WorkerPool:
+    """Processes that apply one function; a context manager, whose end ends them.
 
-    Args:
-        function: importable by name, like each task and result picklable. What it raises is raised here.
-        tasks: read as the work goes on.
-        num_workers: processes.
-        window: tasks begun but not yet yielded, at most: it bounds the results that wait in memory.
+    They start with the first tasks and stay for the next.
     """
-    numbered = enumerate(tasks)
-    workers = [_start(function) for _ in range(num_workers)]
-    done: dict[int, Any] = {}
-    num_begun = num_yielded = 0
-    try:
-        while True:
-            num_begun += _hand_out(numbered, workers, at_most=window - (num_begun - num_yielded))
-            if num_begun == num_yielded:
-                return
-            done |= _collect(workers, function)
-            while num_yielded in done:
-                yield done.pop(num_yielded)
-                num_yielded += 1
-    finally:
-        for worker in workers:
+
+    def __init__(self, function: Callable[[Task], Result], num_workers: int) -> None:
+        """`function` is importable by name; what it takes, returns and raises can be pickled."""
+        self._function = function
+        self._num_workers = num_workers
+        self._workers: list[_Worker] = []
+
+    def __enter__(self) -> "WorkerPool":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """End the processes, also in the middle of their tasks."""
+        for worker in self._workers:
             worker.stop()
+        self._workers = []
+
+    def run_in_order(self, tasks: Iterable[Task]) -> Generator[Any, None, None]:
+        """Yield the result of each task, or `Died`, in the order of the tasks. What the function raises is
+        raised.
+
+        Tasks are read as the work goes on: a few for each process are begun and not yet yielded. Closed
+        before its end, it stops the pool.
+        """
+        if not self._workers:
+            self._workers = [_start(self._function) for _ in range(self._num_workers)]
+        window = _WINDOW_PER_WORKER * self._num_workers
+        numbered = enumerate(tasks)
+        done: dict[int, Any] = {}
+        num_begun = num_yielded = 0
+        try:
+            while True:
+                num_begun += _hand_out(numbered, self._workers, at_most=window - (num_begun - num_yielded))
+                if num_begun == num_yielded:
+                    return
+                done |= _collect(self._workers, self._function)
+                while num_yielded in done:
+                    yield done.pop(num_yielded)
+                    num_yielded += 1
+        finally:
+            if num_begun != num_yielded:
+                self.stop()
 
 
 def _start(function: Callable) -> _Worker:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from shards import h264, jpeg
-from shards.stream import Codec, EncodedStream
+from shards.stream import Codec, EncodedStream, VideoError
 
 META_FIELDS = (
     "sample_id",
@@ -50,11 +50,18 @@ class Sample:
         return sample_key(self.sample_id)
 
     def decode(self, frame_indices: list[int]) -> np.ndarray:
-        """(len(frame_indices), height, width, 3) uint8 RGB frames, through the same path as in training."""
+        """(len(frame_indices), height, width, 3) uint8 RGB frames, through the same path as in training.
+
+        Raises:
+            VideoError: they cannot be decoded, or not to the size that `stream` states.
+        """
         stream = self.stream
         if stream.codec == "mjpeg":
             return jpeg.decode_pictures(stream, frame_indices)
         frames = h264.decode_frames(stream.data, stream.units, stream.frames_per_unit, frame_indices)
+        coded = (stream.padded_height, stream.width + stream.width % 2)
+        if frames.shape[1:3] != coded:
+            raise VideoError(f"its H.264 frames decode to {frames.shape[1:3]}, expected {coded}")
         return frames[:, : stream.height, : stream.width]
 
     def iter_stacks(self) -> Iterator[np.ndarray]:

@@ -11,7 +11,7 @@ import numpy as np
 from shards import jpeg
 from shards.index import Index, Member, load_index
 from shards.manifest import Manifest, ShardFile
-from shards.pool import Died, run_in_order
+from shards.pool import Died, WorkerPool
 from shards.sample import Sample, expected_members, from_members, stream_crc32
 from shards.stream import VideoError
 
@@ -37,13 +37,13 @@ class ShardReport:
     num_frames: int
 
 
-def iter_reports(directory: Path, manifest: Manifest, *, num_workers: int) -> Iterator[ShardReport]:
-    """Check the shards of a directory in parallel; a report for each of them, in order, and one for the
-    whole."""
+def iter_reports(directory: Path, manifest: Manifest, pool: WorkerPool) -> Iterator[ShardReport]:
+    """Check the shards of a directory in the processes of `pool`, which apply `check_shard`: a report for
+    each of
+    them, in order, and one for the whole."""
     checks = [ShardCheck(directory, shard, manifest.codec, manifest.num_classes) for shard in manifest.shards]
     num_samples = num_frames = 0
-    results = run_in_order(check_shard, checks, num_workers=num_workers, window=4 * num_workers)
-    for check, result in zip(checks, results, strict=True):
+    for check, result in zip(checks, pool.run_in_order(checks), strict=True):
         report = ShardReport((f"{check.shard.name}: {result}",), 0, 0) if isinstance(result, Died) else result
         num_samples += report.num_samples
         num_frames += report.num_frames
