@@ -74,7 +74,7 @@ def crop_frames(
     return crops
 
 
-def gpu_crops(
+def graph_crops(
     frames: DataNode,
     scaled_size: tuple[DataNode, DataNode] | None,
     windows: DataNode,
@@ -84,7 +84,11 @@ def gpu_crops(
     crop_size: int,
     resize_windows: bool,
 ) -> DataNode:
-    """`crop_frames` as graph nodes on the GPU; `scaled_size` None where frames have their size already."""
+    """`crop_frames` as graph nodes, on the device of `frames` (layout FHWC).
+
+    `scaled_size` is None where all frames have that size already; `resize_windows` False where all windows
+    have crop_size.
+    """
     if scaled_size is not None:
         width, height = scaled_size
         size = fn.cast(fn.stack(height, width), dtype=types.FLOAT)
@@ -99,5 +103,5 @@ def gpu_crops(
             crop = fn.resize(
                 crop, size=[crop_size, crop_size], interp_type=types.INTERP_LINEAR, antialias=False
             )
-        crops.append(fn.flip(crop, horizontal=flips[number]))
+        crops.append(fn.flip(crop, horizontal=fn.cast(flips[number], dtype=types.INT32)))
     return crops[0] if num_crops == 1 else fn.cat(*crops, axis=0)

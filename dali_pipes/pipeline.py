@@ -11,7 +11,7 @@ from nvidia.dali import Pipeline, fn, pipeline_def, types
 from nvidia.dali.data_node import DataNode
 
 from dali_pipes import sampling, windows
-from dali_pipes.crops import CpuCropper, gpu_crops
+from dali_pipes.crops import CpuCropper, graph_crops
 from dali_pipes.partition import Partition
 from dali_pipes.units import META, UnitReader
 from shards.manifest import Manifest
@@ -209,7 +209,7 @@ def _crop(
     manifest, short_side = spec.manifest, spec.data.short_side
     stored = {manifest.min_short_side, manifest.max_short_side}
     scaled = short_side is not None and stored != {short_side}
-    return gpu_crops(
+    return graph_crops(
         frames,
         scaled_size if scaled else None,
         boxes,

@@ -3,7 +3,9 @@ import json
 import numpy as np
 import pytest
 
-from dali_pipes.crops import CpuCropper, crop_frames
+from nvidia.dali import fn, pipeline_def, types
+
+from dali_pipes.crops import CpuCropper, crop_frames, graph_crops
 
 MEAN = np.array([123.675, 116.28, 103.53])
 STD = np.array([58.395, 57.12, 57.375])
@@ -115,3 +117,43 @@ def test_crops_equal_the_golden_pixels(golden):
         assert np.abs(found - case["sampled_values"]).max() <= (0.018 if resized else 1e-5)
         assert np.abs(views.mean(axis=(2, 3)) - case["channel_mean"]).max() < 0.002
         assert np.abs(views.std(axis=(2, 3)) - case["channel_std"]).max() < 0.002
+
+
+def run_graph_crops(frames, size, boxes, flips, side, *, scaled: bool) -> np.ndarray:
+    """`graph_crops` on the CPU, where DALI has the same operators as on the GPU."""
+
+    @pipeline_def(batch_size=1, num_threads=1, device_id=None, prefetch_queue_depth=1)
+    def graph():
+        node = types.Constant(frames.reshape(-1), device="cpu")
+        node = fn.reshape(node, shape=list(frames.shape), layout="FHWC")
+        return graph_crops(
+            node,
+            tuple(types.Constant(np.int32(length), device="cpu") for length in size) if scaled else None,
+            types.Constant(boxes.astype(np.int32), device="cpu"),
+            types.Constant(flips, device="cpu"),
+            num_crops=len(boxes),
+            crop_size=side,
+            resize_windows=any((x2 - x1, y2 - y1) != (side, side) for x1, y1, x2, y2 in boxes.tolist()),
+        )
+
+    pipeline = graph()
+    pipeline.build()
+    return np.array(pipeline.run()[0].at(0))
+
+
+def test_graph_crops_copy_the_same_windows():
+    frames = noise(2, 60, 50)
+    boxes = np.array([[3, 5, 35, 37], [3, 5, 35, 37], [28, 18, 60, 50]])
+    arguments = (frames, np.array([60, 50]), boxes, np.array([False, True, False]), 32)
+    assert (run_graph_crops(*arguments, scaled=False) == crop_frames(*arguments)).all()
+
+
+@pytest.mark.parametrize("size", [(60, 50), (45, 38), (101, 84)])
+def test_graph_crops_scale_to_within_a_grey_level(size):
+    frames = noise(2, 60, 50)
+    boxes = np.array([[1, 2, 40, 38], [0, 0, 20, 13]])
+    arguments = (frames, np.array(size), boxes, np.array([True, False]), 24)
+    found = run_graph_crops(*arguments, scaled=size != (60, 50)).astype(int)
+    difference = np.abs(found - crop_frames(*arguments))
+    assert difference.max() <= (1 if size == (60, 50) else 2)  # rounded once, or twice
+    assert difference.mean() < 0.3
