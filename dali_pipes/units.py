@@ -111,7 +111,9 @@ class UnitReader:
 @lru_cache(maxsize=_MAX_OPEN_FILES)
 def _open_tar(path: str) -> FileIO:
     """An open tar; closed when it is the longest unused one and no thread reads from it any more."""
-    return FileIO(path)
+    tar = FileIO(path)
+    os.posix_fadvise(tar.fileno(), 0, 0, os.POSIX_FADV_RANDOM)  # no read-ahead: the next unit is elsewhere
+    return tar
 
 
 def _stitch_sample(
