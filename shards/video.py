@@ -10,6 +10,7 @@ import av
 import numpy as np
 from av.container import InputContainer
 from av.error import FFmpegError
+from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation
 from av.video.stream import VideoStream
@@ -38,7 +39,7 @@ class Orientation:
 
 
 class Video:
-    """An opened video; `open_video` makes it.
+    """An opened video; `open_video` makes it. Pixels count as square, as they do for decord and OpenCV.
 
     Attributes:
         width, height: pixels of an upright frame.
@@ -46,10 +47,8 @@ class Video:
     """
 
     def __init__(self, container: InputContainer) -> None:
-        if not container.streams.video:
-            raise VideoError("no video stream in the file")
         self._container = container
-        self._stream = container.streams.video[0]
+        self._stream = _first_video_stream(container)
         self._stream.thread_count = 1
         self._frames = self._decode()
         self._first = next(self._frames, None)
@@ -124,6 +123,13 @@ def open_video(path: str | Path) -> Iterator[Video]:
     except (FFmpegError, OSError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise VideoError(f"FFmpeg cannot decode it: {reason}") from error
+
+
+def _first_video_stream(container: InputContainer) -> VideoStream:
+    for stream in container.streams.video:
+        if not stream.disposition & Disposition.attached_pic:  # the cover of an album
+            return stream
+    raise VideoError("no video stream in the file")
 
 
 def _seconds(stream: VideoStream, ticks: int) -> float:

@@ -4,6 +4,10 @@ import os
 import signal
 import time
 
+from shards.encoding import PackedSample, Rejected, Task, pack_video
+
+DEADLY = "v05.avi"
+
 
 def square_slowly_if_even(number: int) -> int:
     time.sleep(0.02 if number % 2 == 0 else 0)
@@ -27,3 +31,9 @@ def fail_at_three(number: int) -> int:
 def echo_process_id(_: int) -> int:
     time.sleep(0.05)
     return os.getpid()
+
+
+def pack_video_or_die(task: Task) -> PackedSample | Rejected:
+    if task.source.name == DEADLY:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return pack_video(task)

@@ -10,12 +10,13 @@ import time
 import av
 import numpy as np
 import pytest
+from pool_functions import DEADLY, pack_video_or_die
 from shard_factory import PROJECT, pack_videos, run_script, write_video_list
 from video_factory import read_number
 
 from shards.encoding import EncodingOptions, pack_video
 from shards.manifest import check_files, load_manifest
-from shards.packing import check_disk, estimate_bytes
+from shards.packing import check_disk, estimate_bytes, pack
 from shards.plan import make_plan
 from shards.pool import WorkerPool
 from shards.progress import PackingError, claim_directory
@@ -123,7 +124,15 @@ def test_bytes_do_not_depend_on_the_number_of_workers(videos, tmp_path, options)
 
 @pytest.mark.parametrize(
     "sign",
-    ["plan.json", "shard-000000.tar.tmp", "shard-000000.idx", "0.json", "shard-000001.tar", "rejected.jsonl"],
+    [
+        "plan.json",
+        "shard-000000.tar.tmp",
+        "shard-000000.idx",
+        "0.json",
+        "shard-000001.tar",
+        "rejected.jsonl",
+        "manifest.json",
+    ],
 )
 def test_killed_and_started_again_gives_the_same_bytes(videos, packed, tmp_path, sign):
     out = tmp_path / "train"
@@ -222,6 +231,18 @@ def test_rejected_videos_are_told_and_the_rest_is_packed(videos, packed, tmp_pat
     ids = {name: key for key, name in ShardDataset(out).keys_and_names()}
     assert ids == {name: key for name, key in ids_of_all.items() if name in ids}  # they leave gaps
     assert load_manifest(out).num_rejected == 2
+
+
+def test_a_video_whose_process_dies_is_rejected_and_the_rest_is_packed(videos, packed, tmp_path):
+    plan = plan_for(videos, tmp_path / "out")
+    outcomes = []
+    with claim_directory(plan.directory, plan.options), WorkerPool(pack_video_or_die, 2) as pool:
+        manifest = pack(plan, {}, pool, on_video=lambda task, outcome: outcomes.append(task.source.name))
+    assert (manifest.num_samples, manifest.num_rejected) == (11, 1)
+    assert outcomes == [source.name for source in plan.sources]
+    (line,) = (plan.directory / "rejected.jsonl").read_text().splitlines()
+    assert json.loads(line)["name"] == DEADLY
+    assert json.loads(line)["reason"] == "its process was killed by SIGKILL"
 
 
 def test_a_list_without_one_good_video_makes_no_manifest(tmp_path):

@@ -229,3 +229,18 @@ def test_frames_can_be_read_once(tmp_path):
         list(video.iter_frames())
         with pytest.raises(AssertionError, match="can be read once"):
             list(video.iter_frames())
+
+
+def test_the_first_of_several_video_streams_is_read(tmp_path):
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        streams = [container.add_stream("mpeg4", rate=25) for _ in range(2)]
+        for stream, (width, height) in zip(streams, [(64, 48), (128, 96)], strict=True):
+            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for number in range(3):
+            for stream in streams:
+                shown = number if stream is streams[0] else 500 + number
+                picture = numbered_frame(shown, (stream.width, stream.height))
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        for stream in streams:
+            container.mux(stream.encode(None))
+    assert [read_number(frame) for frame in read_all(tmp_path / "a.mkv")] == [0, 1, 2]
