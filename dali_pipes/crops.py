@@ -7,6 +7,7 @@ than `fn.resize`.
 """
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import cv2
 import numpy as np
@@ -17,8 +18,9 @@ from nvidia.dali.data_node import DataNode
 class CpuCropper:
     """The function that the graph calls on the CPU with a batch of decoded samples, an entry a sample."""
 
-    def __init__(self, *, crop_size: int, num_threads: int):
+    def __init__(self, *, crop_size: int, invert_mirrored_x: bool, num_threads: int):
         self.crop_size = crop_size
+        self.invert_mirrored_x = invert_mirrored_x
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="crops")
         cv2.setNumThreads(0)  # the pool above is all the parallelism there is
 
@@ -32,46 +34,59 @@ class CpuCropper:
         """`sizes`: width and height of the visible part, then width and height to scale it to."""
         visible = [clip[:, : size[1], : size[0]] for clip, size in zip(frames, sizes, strict=True)]
         scaled = [size[2:] for size in sizes]
-        crop_sizes = [self.crop_size] * len(frames)
-        return list(self._pool.map(crop_frames, visible, scaled, windows, flips, crop_sizes))
+        crop = partial(crop_frames, crop_size=self.crop_size, invert_mirrored_x=self.invert_mirrored_x)
+        return list(self._pool.map(crop, visible, scaled, windows, flips))
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
 def crop_frames(
-    frames: np.ndarray, scaled_size: np.ndarray, windows: np.ndarray, flips: np.ndarray, crop_size: int
+    frames: np.ndarray,
+    scaled_size: np.ndarray,
+    windows: np.ndarray,
+    flips: np.ndarray,
+    *,
+    crop_size: int,
+    invert_mirrored_x: bool = False,
 ) -> np.ndarray:
     """Scale frames, cut windows out of them, scale each window to a square, mirror some.
 
     Args:
-        frames: (T, H, W, 3) uint8.
-        scaled_size: (2,), width and height that frames are scaled to first; skipped where they have it
-            already.
+        frames: (T, H, W, C) uint8; C is 3, or 1 for the pictures of flow, x and y in turn.
+        scaled_size: (2,), width and height that frames are scaled to first; skipped where they have it.
         windows: (num_crops, 4), x1, y1, x2, y2 in the scaled frame, half-open.
         flips: (num_crops,), nonzero where the crop is mirrored.
         crop_size: side of the result in pixels.
+        invert_mirrored_x: every second picture is horizontal flow, which changes its sign when mirrored.
 
     Returns:
-        (num_crops * T, crop_size, crop_size, 3) uint8, crop after crop.
+        (num_crops * T, crop_size, crop_size, C) uint8, crop after crop.
     """
-    num_frames = len(frames)
-    crops = np.empty((len(windows) * num_frames, crop_size, crop_size, 3), np.uint8)
+    num_frames, channels = len(frames), frames.shape[-1]
+    crops = np.empty((len(windows) * num_frames, crop_size, crop_size, channels), np.uint8)
     width, height = map(int, scaled_size)
     boxes = [tuple(map(int, window)) for window in windows]
     for number, frame in enumerate(frames):
         if frame.shape[:2] != (height, width):
-            frame = cv2.resize(frame, (width, height), interpolation=cv2.INTER_LINEAR)
+            frame = _resize(frame, width, height)
         for crop, (x1, y1, x2, y2) in enumerate(boxes):
             target = crops[crop * num_frames + number]
             patch = frame[y1:y2, x1:x2]
             if patch.shape[:2] != (crop_size, crop_size):
-                patch = cv2.resize(patch, (crop_size, crop_size), interpolation=cv2.INTER_LINEAR)
+                patch = _resize(patch, crop_size, crop_size)
             if flips[crop]:
                 cv2.flip(patch, 1, dst=target)
+                if invert_mirrored_x and number % 2 == 0:
+                    np.bitwise_xor(target, 255, out=target)  # 255 - value
             else:
                 target[...] = patch
     return crops
+
+
+def _resize(frame: np.ndarray, width: int, height: int) -> np.ndarray:
+    """(height, width, C); OpenCV drops a channel axis of length 1."""
+    return cv2.resize(frame, (width, height), interpolation=cv2.INTER_LINEAR).reshape(height, width, -1)
 
 
 def graph_crops(
@@ -83,6 +98,7 @@ def graph_crops(
     num_crops: int,
     crop_size: int,
     resize_windows: bool,
+    invert_mirrored_x: bool = False,
 ) -> DataNode:
     """`crop_frames` as graph nodes, on the device of `frames` (layout FHWC).
 
@@ -103,5 +119,18 @@ def graph_crops(
             crop = fn.resize(
                 crop, size=[crop_size, crop_size], interp_type=types.INTERP_LINEAR, antialias=False
             )
-        crops.append(fn.flip(crop, horizontal=fn.cast(flips[number], dtype=types.INT32)))
+        mirrored = fn.cast(flips[number], dtype=types.INT32)
+        crop = fn.flip(crop, horizontal=mirrored)
+        if invert_mirrored_x:
+            crop = _inverted_x(crop, mirrored, crop_size)
+        crops.append(crop)
     return crops[0] if num_crops == 1 else fn.cat(*crops, axis=0)
+
+
+def _inverted_x(crop: DataNode, mirrored: DataNode, crop_size: int) -> DataNode:
+    """255 - value in every second picture, beginning with the first, where `mirrored` is 1."""
+    x_only = types.Constant(np.array([255, 0], np.int32).reshape(1, 2, 1, 1), device="cpu")
+    mask = fn.cast(x_only * mirrored, dtype=types.UINT8)
+    pairs = fn.reshape(crop, shape=[-1, 2, crop_size, crop_size], layout="")
+    pairs = pairs ^ (mask.gpu() if crop.device == "gpu" else mask)  # x ^ 255 is 255 - x
+    return fn.reshape(pairs, shape=[-1, crop_size, crop_size, 1], layout="FHWC")

@@ -51,7 +51,33 @@ def select(condition: DataNode, yes: DataNode | int, no: DataNode | int) -> Data
     return chosen * yes + (1 - chosen) * no
 
 
-def random_int(below: DataNode | int, *, shape: list[int] | None = None) -> DataNode:
-    """Uniform integers in [0, below), INT32; a scalar, or of the given shape.  `below` >= 1."""
-    fraction = float64(fn.random.uniform(range=[0.0, 1.0], shape=shape if shape else []))
+def random_fractions(length: int) -> DataNode:
+    """(length,) FLOAT64, uniform in [0, 1), drawn from the pipeline's seed."""
+    return float64(fn.random.uniform(range=[0.0, 1.0], shape=[length]))
+
+
+def hashed_fractions(number: DataNode, length: int) -> DataNode:
+    """(length,) FLOAT64, uniform in [0, 1), a function of `number` alone: for draws that no rank may change.
+
+    The mixing steps are those of MurmurHash3's finalizer.
+    """
+    places = types.Constant(np.arange(length, dtype=np.uint32) * np.uint32(0x9E3779B9), device="cpu")
+    bits = fn.cast(number, dtype=types.UINT32) * _uint32(0x85EBCA6B) + places
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        bits = (bits ^ (bits // _uint32(2**shift))) * _uint32(factor)
+    bits = bits ^ (bits // _uint32(2**16))
+    return float64(bits) / float64(2.0**32)
+
+
+def scaled_int(fraction: DataNode, below: DataNode | int) -> DataNode:
+    """The INT32 in [0, below) at `fraction` of that range; uniform where `fraction` is.  `below` >= 1."""
     return math.min(floor_int(fraction * below), below - 1)
+
+
+def random_int(below: DataNode | int) -> DataNode:
+    """A uniform INT32 in [0, below).  `below` >= 1."""
+    return scaled_int(float64(fn.random.uniform(range=[0.0, 1.0])), below)
+
+
+def _uint32(value: int) -> DataNode:
+    return types.Constant(np.uint32(value), device="cpu")

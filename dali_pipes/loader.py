@@ -26,11 +26,13 @@ class Batch:
     """N videos as the network sees them.
 
     Attributes:
-        clips: (N, V, H, W, 3) uint8 RGB, on the GPU where there is one.  V = num_segments * clip_len in
-            training; in testing num_crops times that, crop after crop.
+        clips: (N, V, H, W, 3) uint8 RGB, on the GPU where there is one; V = T in training, num_crops * T in
+            testing, crop after crop.  Of flow: (N, V, 2 * clip_len, H, W) uint8, planes x0 y0 x1 y1 ...; a
+            view is a whole clip, V = T / clip_len times num_crops.
         labels: (N,) int64, or (N, num_classes) uint8 with a one for each label; on the device of `clips`.
         sample_ids: (N,) int64, on the CPU: the key of each sample as a number.
-        frame_indices: (N, num_segments * clip_len) int32, on the CPU: 0-based source frames.
+        frame_indices: (N, T) int32, on the CPU: 0-based source frames.  T = num_segments * clip_len; ten
+            times that in dense testing.
         windows: (N, num_crops, 4) int32, on the CPU: x1, y1, x2, y2, half-open, in pixels of the scaled
             frame.
         flips: (N, num_crops) bool, on the CPU: which crops are mirrored.
@@ -71,7 +73,11 @@ class Loader:
         self._units = UnitReader(
             codec=spec.manifest.codec, num_threads=spec.num_threads, max_batches_ahead=spec.prefetch
         )
-        self._cropper = CpuCropper(crop_size=spec.data.crop_size, num_threads=spec.num_threads)
+        self._cropper = CpuCropper(
+            crop_size=spec.data.crop_size,
+            invert_mirrored_x=spec.is_flow and spec.training,
+            num_threads=spec.num_threads,
+        )
 
     def __len__(self) -> int:
         return self._partition.num_batches

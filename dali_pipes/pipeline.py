@@ -12,6 +12,7 @@ from nvidia.dali.data_node import DataNode
 
 from dali_pipes import sampling, windows
 from dali_pipes.crops import CpuCropper, graph_crops
+from dali_pipes.graph_math import hashed_fractions, random_fractions
 from dali_pipes.partition import Partition
 from dali_pipes.units import META, UnitReader
 from shards.manifest import Manifest
@@ -53,6 +54,25 @@ class PipelineSpec:
     def training(self) -> bool:
         return isinstance(self.data, TrainDataConfig)
 
+    @property
+    def is_flow(self) -> bool:
+        return self.manifest.modality == "flow"
+
+    @property
+    def pictures_per_frame(self) -> int:
+        """A frame of flow is two grey pictures, x and y."""
+        return 2 if self.is_flow else 1
+
+    @property
+    def num_crops(self) -> int:
+        return self.data.num_crops if isinstance(self.data, EvalDataConfig) else 1
+
+    @property
+    def frames_per_video(self) -> int:
+        """Frames that are decoded of each video, T."""
+        positions = sampling.DENSE_POSITIONS if self.data.sampling == "dense" and not self.training else 1
+        return positions * self.data.num_segments * self.data.clip_len
+
 
 def build_pipeline(
     spec: PipelineSpec, units: UnitReader, cropper: CpuCropper, *, checkpoint: bytes | None = None
@@ -84,15 +104,16 @@ def _graph(spec: PipelineSpec, units: UnitReader, cropper: CpuCropper):
     members = _read(spec)
     meta = members["meta.npy"]
     num_frames, width, height = (meta[META[name]] for name in ("num_frames", "width", "height"))
-    frame_indices = _frame_indices(spec, num_frames)
+    sample_id = meta[META["sample_id"]]
+    frame_indices = _frame_indices(spec, num_frames, sample_id)
     scaled_size = windows.scaled_size(width, height, spec.data.short_side)
-    boxes, flips = _windows_and_flips(spec, *scaled_size)
+    boxes, flips = _windows_and_flips(spec, *scaled_size, sample_id)
     frames = _decode(spec, members, frame_indices, units)
     clips = _crop(spec, frames, (width, height), scaled_size, boxes, flips, cropper)
     labels = _labels(members["label.npy"], spec.manifest)
     if spec.device_id is not None:
         clips, labels = clips.gpu(), labels.gpu()
-    return clips, labels, meta[META["sample_id"]], frame_indices, boxes, flips
+    return clips, labels, sample_id, frame_indices, boxes, flips
 
 
 def _read(spec: PipelineSpec) -> dict[str, DataNode]:
@@ -124,21 +145,38 @@ def _read(spec: PipelineSpec) -> dict[str, DataNode]:
     return by_name | arrays | {"source": source}
 
 
-def _frame_indices(spec: PipelineSpec, num_frames: DataNode) -> DataNode:
-    choose = sampling.train_frames if spec.training else sampling.test_frames
+def _frame_indices(spec: PipelineSpec, num_frames: DataNode, sample_id: DataNode) -> DataNode:
+    """(T,) INT32; what is random in testing depends on the sample alone, so that no rank can change it."""
     data = spec.data
-    return choose(
-        num_frames,
-        num_segments=data.num_segments,
-        clip_len=data.clip_len,
-        frame_interval=data.frame_interval,
-    )
+    clips = {
+        "num_segments": data.num_segments,
+        "clip_len": data.clip_len,
+        "frame_interval": data.frame_interval,
+    }
+    match data.sampling, spec.training:
+        case "segments", True:
+            return sampling.random_segments(num_frames, random_fractions(data.num_segments), **clips)
+        case "segments", False:
+            return sampling.middle_segments(num_frames, **clips)
+        case "dense", True:
+            return sampling.random_dense(num_frames, random_fractions(1), **clips)
+        case "dense", False:
+            return sampling.all_dense(num_frames, **clips)
+        case _:
+            fractions = hashed_fractions(sample_id, data.num_segments)
+            return sampling.random_segments(num_frames, fractions, **clips)
 
 
-def _windows_and_flips(spec: PipelineSpec, width: DataNode, height: DataNode) -> tuple[DataNode, DataNode]:
+def _windows_and_flips(
+    spec: PipelineSpec, width: DataNode, height: DataNode, sample_id: DataNode
+) -> tuple[DataNode, DataNode]:
     data = spec.data
     if isinstance(data, EvalDataConfig):
-        boxes = windows.test_windows(width, height, crop_size=data.crop_size, num_crops=data.num_crops)
+        if data.random_crop:
+            place = hashed_fractions(sample_id, 2)
+            boxes = windows.placed_window(width, height, place, crop_size=data.crop_size)
+        else:
+            boxes = windows.test_windows(width, height, crop_size=data.crop_size, num_crops=data.num_crops)
         return boxes, types.Constant(np.array(windows.test_flips(data.num_crops)), device="cpu")
     match data.crop:
         case "multi_scale":
@@ -162,34 +200,39 @@ def _windows_and_flips(spec: PipelineSpec, width: DataNode, height: DataNode) ->
 def _decode(
     spec: PipelineSpec, members: dict[str, DataNode], frame_indices: DataNode, units: UnitReader
 ) -> DataNode:
-    """(T, padded_height, padded_width, 3) uint8, the sampled frames with the padding of their codec."""
+    """(T, padded_height, padded_width, 3) uint8, the sampled frames with the padding of their codec.
+
+    Of flow, (2 T, padded_height, padded_width, 1): x and y of each frame.
+    """
     meta = members["meta.npy"]
     located = (members["source"], members["json"], meta, members["frames.npy"])
     if spec.manifest.codec == "h264":
         frames = fn.python_function(*located, frame_indices, function=units.decoded, batch_processing=True)
         frames = fn.reshape(frames, layout="FHWC")
         return frames.gpu() if spec.device == "gpu" else frames
-    stacks = []
+    stacks, pictures_drawn = [], frame_indices
+    if spec.is_flow:
+        pictures_drawn = fn.reshape(fn.stack(2 * frame_indices, 2 * frame_indices + 1, axis=1), shape=[-1])
     for part in _stack_slices(spec):
         pictures = fn.python_function(
-            *located, members["head"], frame_indices[part], function=units.stitched, batch_processing=True
+            *located, members["head"], pictures_drawn[part], function=units.stitched, batch_processing=True
         )
         tall = fn.decoders.image(
             pictures,
             device="mixed" if spec.device == "gpu" else "cpu",
-            output_type=types.RGB,
+            output_type=types.GRAY if spec.is_flow else types.RGB,
             jpeg_fancy_upsampling=True,
         )
-        shape = fn.stack(part.stop - part.start, meta[META["padded_height"]], meta[META["width"]], 3)
+        shape = fn.stack(part.stop - part.start, meta[META["padded_height"]], meta[META["width"]], -1)
         stacks.append(fn.reshape(tall, shape=shape, layout="FHWC"))
     return stacks[0] if len(stacks) == 1 else fn.cat(*stacks, axis=0)
 
 
 def _stack_slices(spec: PipelineSpec) -> list[slice]:
-    """Parts of the sampled frames that fit into one stitched picture each."""
-    num_frames = spec.data.num_segments * spec.data.clip_len
+    """Parts of the sampled pictures that fit into one stitched picture each."""
+    num_pictures = spec.frames_per_video * spec.pictures_per_frame
     size = _MAX_ROWS[spec.device] // spec.manifest.max_padded_height
-    return [slice(start, min(start + size, num_frames)) for start in range(0, num_frames, size)]
+    return [slice(start, min(start + size, num_pictures)) for start in range(0, num_pictures, size)]
 
 
 def _crop(
@@ -201,23 +244,30 @@ def _crop(
     flips: DataNode,
     cropper: CpuCropper,
 ) -> DataNode:
-    """(num_crops * T, crop_size, crop_size, 3) uint8, crop after crop."""
+    """One video of `Batch.clips`: (V, H, W, 3), or of flow (V, 2 * clip_len, H, W)."""
+    side = spec.data.crop_size
     if spec.device == "cpu":
         sizes = fn.stack(*size, *scaled_size)
-        return fn.python_function(frames, sizes, boxes, flips, function=cropper, batch_processing=True)
-    frames = fn.slice(frames, start=[0, 0], shape=fn.stack(size[1], size[0]), axis_names="HW")
-    manifest, short_side = spec.manifest, spec.data.short_side
-    stored = {manifest.min_short_side, manifest.max_short_side}
-    scaled = short_side is not None and stored != {short_side}
-    return graph_crops(
-        frames,
-        scaled_size if scaled else None,
-        boxes,
-        flips,
-        num_crops=1 if spec.training else spec.data.num_crops,
-        crop_size=spec.data.crop_size,
-        resize_windows=spec.training,
-    )
+        clips = fn.python_function(frames, sizes, boxes, flips, function=cropper, batch_processing=True)
+    else:
+        frames = fn.slice(frames, start=[0, 0], shape=fn.stack(size[1], size[0]), axis_names="HW")
+        stored, short_side = (
+            {spec.manifest.min_short_side, spec.manifest.max_short_side},
+            spec.data.short_side,
+        )
+        clips = graph_crops(
+            frames,
+            scaled_size if short_side is not None and stored != {short_side} else None,
+            boxes,
+            flips,
+            num_crops=spec.num_crops,
+            crop_size=side,
+            resize_windows=spec.training,
+            invert_mirrored_x=spec.is_flow and spec.training,
+        )
+    if spec.is_flow:
+        return fn.reshape(clips, shape=[-1, 2 * spec.data.clip_len, side, side], layout="")
+    return clips
 
 
 def _labels(labels: DataNode, manifest: Manifest) -> DataNode:

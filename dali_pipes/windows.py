@@ -12,7 +12,7 @@ import numpy as np
 from nvidia.dali import fn, math, types
 from nvidia.dali.data_node import DataNode
 
-from dali_pipes.graph_math import float64, floor_int, random_int, round_half_even_int
+from dali_pipes.graph_math import float64, floor_int, random_int, round_half_even_int, scaled_int
 
 NUM_CANDIDATES = 10
 """RandomResizedCrop draws this many windows and takes the first that fits."""
@@ -102,6 +102,13 @@ def test_windows(width: DataNode, height: DataNode, *, crop_size: int, num_crops
         case _:
             raise ValueError(f"num_crops: got {num_crops}, expected 1, 3 or 10")
     return _windows([(x, y, crop_size, crop_size) for x, y in corners])
+
+
+def placed_window(width: DataNode, height: DataNode, place: DataNode, *, crop_size: int) -> DataNode:
+    """A square window anywhere inside; `place` (2,) FLOAT64 in [0, 1) says where, in x and y."""
+    x = scaled_int(place[0], width - crop_size + 1)
+    y = scaled_int(place[1], height - crop_size + 1)
+    return _windows([(x, y, crop_size, crop_size)])
 
 
 def test_flips(num_crops: int) -> list[bool]:

@@ -23,6 +23,8 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 class ModelConfig:
     num_classes: PositiveInt
     """Classes of the last linear layer; must equal the number of classes of the shards."""
+    modality: Literal["rgb", "flow"] = "rgb"
+    """What the shards hold: colour frames, or optical flow (clip_len frames of x and y are one input)."""
     backbone: Literal["resnet18", "resnet50", "resnet101"] = "resnet50"
     """The image network whose features are averaged over the segments."""
     pretrained: str = "imagenet_v1"
@@ -48,6 +50,8 @@ class TrainDataConfig:
     """Consecutive frames in a clip: 1 for RGB."""
     frame_interval: PositiveInt = 1
     """Source frames from one frame of a clip to the next."""
+    sampling: Literal["segments", "dense"] = "segments"
+    """segments: one clip from each equal part.  dense: clips spread over 64 consecutive frames."""
     batch_size: PositiveInt = 32
     """Videos per rank and forward pass."""
     short_side: PositiveInt | None = 256
@@ -82,6 +86,9 @@ class EvalDataConfig:
     """Consecutive frames in a clip: 1 for RGB."""
     frame_interval: PositiveInt = 1
     """Source frames from one frame of a clip to the next."""
+    sampling: Literal["segments", "dense", "random_segments"] = "segments"
+    """segments: the middle of each equal part.  dense: clips spread over 64 frames, from 10 places.
+    random_segments: a random clip of each part, the same in every run."""
     batch_size: PositiveInt = 8
     """Videos per rank and forward pass; changes speed and memory, never a result."""
     short_side: PositiveInt | None = 256
@@ -91,6 +98,8 @@ class EvalDataConfig:
     num_crops: Literal[1, 3, 10] = 1
     """1: centre.  3: both ends and middle of the long side (crop_size must equal short_side).
     10: corners and centre, each followed by its mirror image."""
+    random_crop: bool = False
+    """The only crop (num_crops 1) lies at a random place, the same in every run, instead of the centre."""
 
 
 @dataclass(frozen=True, config=_closed)

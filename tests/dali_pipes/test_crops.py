@@ -2,7 +2,6 @@ import json
 
 import numpy as np
 import pytest
-
 from nvidia.dali import fn, pipeline_def, types
 
 from dali_pipes.crops import CpuCropper, crop_frames, graph_crops
@@ -33,7 +32,7 @@ def noise(num_frames: int, width: int, height: int) -> np.ndarray:
 def test_windows_of_the_crop_size_are_copied_and_mirrored():
     frames = noise(2, 60, 50)
     boxes = np.array([[3, 5, 35, 37], [3, 5, 35, 37], [28, 18, 60, 50]])
-    crops = crop_frames(frames, np.array([60, 50]), boxes, np.array([False, True, False]), 32)
+    crops = crop_frames(frames, np.array([60, 50]), boxes, np.array([False, True, False]), crop_size=32)
     assert crops.shape == (6, 32, 32, 3)
     assert (crops[:2] == frames[:, 5:37, 3:35]).all()
     assert (crops[2:4] == frames[:, 5:37, 3:35][:, :, ::-1]).all()
@@ -44,7 +43,7 @@ def test_windows_of_the_crop_size_are_copied_and_mirrored():
 def test_windows_are_scaled_bilinearly_without_antialiasing(box):
     frames = noise(1, 60, 50)
     x1, y1, x2, y2 = box
-    (crop,) = crop_frames(frames, np.array([60, 50]), np.array([box]), np.array([False]), 24)
+    (crop,) = crop_frames(frames, np.array([60, 50]), np.array([box]), np.array([False]), crop_size=24)
     exact = bilinear(frames[0, y1:y2, x1:x2], 24, 24)
     assert np.abs(crop - exact).max() <= 1.01
     assert np.abs(crop - np.rint(exact)).mean() < 0.3
@@ -52,7 +51,9 @@ def test_windows_are_scaled_bilinearly_without_antialiasing(box):
 
 def test_frames_are_scaled_to_their_short_side_first():
     frames = noise(1, 80, 64)
-    (crop,) = crop_frames(frames, np.array([40, 32]), np.array([[4, 0, 36, 32]]), np.array([False]), 32)
+    (crop,) = crop_frames(
+        frames, np.array([40, 32]), np.array([[4, 0, 36, 32]]), np.array([False]), crop_size=32
+    )
     exact = bilinear(frames[0], 40, 32)[:, 4:36]
     assert np.abs(crop - exact).max() <= 1.01
 
@@ -62,21 +63,27 @@ def test_padding_of_the_codec_is_cut_off_before_scaling():
     frames[:, 35:] = 255  # padding, as rows 35..39 and columns 41..42
     frames[:, :, 41:] = 255
     visible = frames[:, :35, :41]
-    cropper = CpuCropper(crop_size=20, num_threads=1)
+    cropper = CpuCropper(crop_size=20, invert_mirrored_x=False, num_threads=1)
     arguments = (np.array([[0, 0, 41, 35]]), np.array([False]))
     (crop,) = cropper([frames], [np.array([41, 35, 41, 35])], *([a] for a in arguments))
-    assert (crop == crop_frames(visible, np.array([41, 35]), *arguments, 20)).all()
+    assert (crop == crop_frames(visible, np.array([41, 35]), *arguments, crop_size=20)).all()
     cropper.close()
 
 
-def golden_frame(case: dict, number: int) -> np.ndarray:
-    """The generation rule of synthetic_pixels_0x.json."""
+def golden_frames(case: dict) -> np.ndarray:
+    """The rule of synthetic_pixels_0x.json: (T, H, W, 3), or of flow (2 T, H, W, 1), x and y in turn."""
     width, height = case["image_wh"]
-    state = np.random.RandomState(case["seed"] * 1000 + 10 * number)
-    frame = state.randint(0, 256, (height, width, 3), dtype=np.uint8)
-    padded = np.pad(frame.astype(np.int64), ((4, 4), (4, 4), (0, 0)), mode="edge")
-    total = sum(padded[i : i + height, j : j + width] for i in range(9) for j in range(9))
-    return (total / 81 + 0.5).astype(np.uint8)
+    flow = case["modality"] == "Flow"
+    shape = (height, width, 1) if flow else (height, width, 3)
+    frames = []
+    for number in range(case["num_clips"] * case["clip_len"]):
+        for plane in range(2 if flow else 1):
+            state = np.random.RandomState(case["seed"] * 1000 + 10 * number + plane)
+            frame = state.randint(0, 256, shape[:2] if flow else shape, dtype=np.uint8).reshape(shape)
+            padded = np.pad(frame.astype(np.int64), ((4, 4), (4, 4), (0, 0)), mode="edge")
+            total = sum(padded[i : i + height, j : j + width] for i in range(9) for j in range(9))
+            frames.append((total / 81 + 0.5).astype(np.uint8))
+    return np.stack(frames)
 
 
 def golden_windows(case: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
@@ -91,36 +98,48 @@ def golden_windows(case: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]
     side = 224
     if "CenterCrop" in steps:
         corners = [((width - side) // 2, (height - side) // 2)]
+        flips = np.array(["Flip" in steps])
     else:
         x, y = (width - side) // 4, (height - side) // 4
         corners = [(0, 0), (4 * x, 0), (0, 4 * y), (4 * x, 4 * y), (2 * x, 2 * y)]
         corners = [corner for corner in corners for _ in range(2)]
+        flips = np.arange(10) % 2 == 1
     boxes = np.array([(x, y, x + side, y + side) for x, y in corners])
-    return np.array([width, height]), boxes, np.arange(len(boxes)) % 2 == 1, side
+    return np.array([width, height]), boxes, flips, side
 
 
 def test_crops_equal_the_golden_pixels(golden):
     cases = json.loads((golden / "synthetic_pixels_0x.json").read_text())["cases"]
-    cases = [case for case in cases if case["modality"] == "RGB"]
-    assert len(cases) >= 4
+    cases = [case for case in cases if not any(step.get("adjust_magnitude") for step in case["steps"])]
+    assert {case["modality"] for case in cases} == {"RGB", "Flow"}
     for case in cases:
-        frames = np.stack([golden_frame(case, number) for number in range(case["num_clips"])])
         size, boxes, flips, side = golden_windows(case)
-        crops = crop_frames(frames, size, boxes, flips, side)
-        if any(step.get("to_bgr") for step in case["steps"]):
-            crops = crops[..., ::-1]
-        values = (crops.astype(np.float64) - MEAN) / STD
-        views = values.transpose(0, 3, 1, 2)
+        flow = case["modality"] == "Flow"
+        inverted = flow and len(boxes) == 1  # Flip inverts x, TenCrop does not
+        crops = crop_frames(
+            golden_frames(case), size, boxes, flips, crop_size=side, invert_mirrored_x=inverted
+        )
+        if flow:
+            views = ((crops.astype(np.float64) - 128) / 128).reshape(case["out_shape"])
+        else:
+            values = (crops.astype(np.float64) - MEAN) / STD
+            if any(step.get("to_bgr") for step in case["steps"]):
+                values = (crops[..., ::-1].astype(np.float64) - MEAN) / STD
+            views = values.transpose(0, 3, 1, 2)
         assert list(views.shape) == case["out_shape"]
         found = np.array([views[tuple(point)] for point in case["sampled_points"]])
         resized = [int(n) for n in size] != case["image_wh"] or side != boxes[0][2] - boxes[0][0]
-        assert np.abs(found - case["sampled_values"]).max() <= (0.018 if resized else 1e-5)
+        tolerance = (0.008 if flow else 0.018) if resized else 1e-5
+        assert np.abs(found - case["sampled_values"]).max() <= tolerance
         assert np.abs(views.mean(axis=(2, 3)) - case["channel_mean"]).max() < 0.002
         assert np.abs(views.std(axis=(2, 3)) - case["channel_std"]).max() < 0.002
 
 
-def run_graph_crops(frames, size, boxes, flips, side, *, scaled: bool) -> np.ndarray:
+def run_graph_crops(
+    frames, size, boxes, flips, *, crop_size: int, invert_mirrored_x: bool = False
+) -> np.ndarray:
     """`graph_crops` on the CPU, where DALI has the same operators as on the GPU."""
+    scaled = frames.shape[2:0:-1] != tuple(size)
 
     @pipeline_def(batch_size=1, num_threads=1, device_id=None, prefetch_queue_depth=1)
     def graph():
@@ -132,8 +151,9 @@ def run_graph_crops(frames, size, boxes, flips, side, *, scaled: bool) -> np.nda
             types.Constant(boxes.astype(np.int32), device="cpu"),
             types.Constant(flips, device="cpu"),
             num_crops=len(boxes),
-            crop_size=side,
-            resize_windows=any((x2 - x1, y2 - y1) != (side, side) for x1, y1, x2, y2 in boxes.tolist()),
+            crop_size=crop_size,
+            resize_windows=(boxes[:, 2:] - boxes[:, :2] != crop_size).any(),
+            invert_mirrored_x=invert_mirrored_x,
         )
 
     pipeline = graph()
@@ -141,19 +161,35 @@ def run_graph_crops(frames, size, boxes, flips, side, *, scaled: bool) -> np.nda
     return np.array(pipeline.run()[0].at(0))
 
 
+@pytest.mark.parametrize("crop", [crop_frames, run_graph_crops])
+def test_flow_is_inverted_in_x_alone_and_only_where_mirrored(crop):
+    frames = noise(4, 60, 50)[..., :1]
+    boxes = np.array([[3, 5, 35, 37], [20, 10, 52, 42]])
+    flips = np.array([True, False])
+    crops = crop(frames, np.array([60, 50]), boxes, flips, crop_size=32, invert_mirrored_x=True)
+    mirrored = frames[:, 5:37, 3:35][:, :, ::-1]
+    assert crops.shape == (8, 32, 32, 1)
+    assert (crops[0:4:2] == 255 - mirrored[::2]).all()
+    assert (crops[1:4:2] == mirrored[1::2]).all()
+    assert (crops[4:] == frames[:, 10:42, 20:52]).all()
+    crops = crop(frames, np.array([60, 50]), boxes, flips, crop_size=32)
+    assert (crops[:4] == mirrored).all()
+
+
 def test_graph_crops_copy_the_same_windows():
     frames = noise(2, 60, 50)
     boxes = np.array([[3, 5, 35, 37], [3, 5, 35, 37], [28, 18, 60, 50]])
-    arguments = (frames, np.array([60, 50]), boxes, np.array([False, True, False]), 32)
-    assert (run_graph_crops(*arguments, scaled=False) == crop_frames(*arguments)).all()
+    arguments = (frames, np.array([60, 50]), boxes, np.array([False, True, False]))
+    assert (run_graph_crops(*arguments, crop_size=32) == crop_frames(*arguments, crop_size=32)).all()
 
 
+@pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("size", [(60, 50), (45, 38), (101, 84)])
-def test_graph_crops_scale_to_within_a_grey_level(size):
-    frames = noise(2, 60, 50)
+def test_graph_crops_scale_to_within_a_grey_level(size, channels):
+    frames = noise(2, 60, 50)[..., :channels]
     boxes = np.array([[1, 2, 40, 38], [0, 0, 20, 13]])
-    arguments = (frames, np.array(size), boxes, np.array([True, False]), 24)
-    found = run_graph_crops(*arguments, scaled=size != (60, 50)).astype(int)
-    difference = np.abs(found - crop_frames(*arguments))
+    arguments = (frames, np.array(size), boxes, np.array([True, False]))
+    found = run_graph_crops(*arguments, crop_size=24).astype(int)
+    difference = np.abs(found - crop_frames(*arguments, crop_size=24))
     assert difference.max() <= (1 if size == (60, 50) else 2)  # rounded once, or twice
     assert difference.mean() < 0.3

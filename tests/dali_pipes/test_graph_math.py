@@ -34,6 +34,18 @@ def test_random_int_reaches_every_value_below_its_bound_and_no_other():
         assert abs(drawn.mean() - (bound - 1) / 2) < 5 * bound / math.sqrt(12 * 3000)
 
 
+def test_hashed_fractions_are_uniform_and_depend_on_the_number_alone():
+    numbers = np.arange(4000, dtype=np.int32)
+    out = run_graph(numbers, lambda node: graph_math.hashed_fractions(node, 3))
+    again = run_graph(numbers[::-7], lambda node: graph_math.hashed_fractions(node, 3), seed=99)
+    assert (again == out[::-7]).all()
+    assert ((out >= 0) & (out < 1)).all()
+    counts = np.stack([np.histogram(out[:, place], bins=10, range=(0, 1))[0] for place in range(3)])
+    assert np.abs(counts - 400).max() < 5 * np.sqrt(400)
+    assert np.abs(np.corrcoef(out.T) - np.eye(3)).max() < 0.06
+    assert abs(np.corrcoef(out[1:, 0], out[:-1, 0])[0, 1]) < 0.06
+
+
 def test_select_takes_yes_where_the_condition_holds():
     out = run_graph(
         np.arange(5, dtype=np.int32), lambda node: graph_math.select(node > 2, node * 10, node - 100)
