@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from shards.encoding import EncodingOptions, PackedSample, Task, pack_video
 from shards.jpeg import SUBSAMPLINGS
-from shards.manifest import Manifest, ShardError
+from shards.manifest import Manifest, ShardError, check_files
 from shards.packing import REJECTED, Outcome, check_disk, estimate_bytes, pack
 from shards.plan import Plan, make_plan
 from shards.pool import WorkerPool, available_cores
@@ -125,6 +125,7 @@ def run(plan: Plan, num_workers: int) -> int:
     """Pack, or go on packing; the exit code."""
     with claim_directory(plan.directory, plan.options) as finished:
         if finished:
+            check_files(plan.directory, finished)
             print(f"{plan.directory} is packed already: {finished.num_samples} videos")
             return PACKED
         done = load_records(plan.directory)

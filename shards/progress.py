@@ -105,8 +105,17 @@ def _refuse_other_options(directory: Path, state: str, theirs: dict[str, Any], o
 
 
 def load_records(directory: Path) -> dict[int, ShardRecord]:
-    """Records of the shards that are finished in a claimed directory, by number."""
-    return {int(path.stem): _load_record(path) for path in (directory / _DIRECTORY).glob("[0-9]*.json")}
+    """Records of the shards that are finished in a claimed directory and still there, by number."""
+    paths = (directory / _DIRECTORY).glob("[0-9]*.json")
+    records = {int(path.stem): _load_record(path) for path in paths}
+    return {number: record for number, record in records.items() if _files_are_there(directory, record)}
+
+
+def _files_are_there(directory: Path, record: ShardRecord) -> bool:
+    if record.shard is None:
+        return True
+    tar, index = directory / record.shard.name, directory / record.shard.index_name
+    return tar.is_file() and tar.stat().st_size == record.shard.size_bytes and index.is_file()
 
 
 def begin(directory: Path, options: dict[str, Any]) -> None:

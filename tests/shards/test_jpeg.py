@@ -39,8 +39,13 @@ def test_header_gives_size_and_mcu(subsampling, mcu):
 def test_mcu_of_a_grey_picture_is_one_block():
     target = io.BytesIO()
     Image.new("L", (20, 10)).save(target, "JPEG")
-    header = jpeg.parse_header(target.getvalue())
-    assert (header.mcu_width, header.mcu_height, header.num_mcus) == (8, 8, 6)
+    plain = target.getvalue()
+    start = jpeg.parse_header(plain).height_offset
+    factors = start + 6  # height, width, one component: its id, its sampling factors
+    assert plain[factors] == 0x11
+    for picture in (plain, plain[:factors] + b"\x22" + plain[factors + 1 :]):
+        header = jpeg.parse_header(picture)
+        assert (header.mcu_width, header.mcu_height, header.num_mcus) == (8, 8, 6)
 
 
 @pytest.mark.parametrize("size", SIZES)

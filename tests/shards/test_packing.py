@@ -176,41 +176,12 @@ def test_another_command_into_a_finished_directory_is_refused(videos, packed):
     assert contents(packed) == before
 
 
-def test_another_command_into_a_begun_directory_is_refused(videos, tmp_path):
-    options = {"quality": 85, "seed": 0}
-    (tmp_path / ".progress").mkdir()
-    (tmp_path / ".progress" / "plan.json").write_text(json.dumps(options))
-    with (
-        pytest.raises(PackingError, match=r"was begun with seed=0 \(now 1\); give the same command again"),
-        claim_directory(tmp_path, options | {"seed": 1}),
-    ):
-        pass
-    with claim_directory(tmp_path, options) as finished:
-        assert finished is None
-    assert (tmp_path / ".progress" / "plan.json").exists()
-
-
-def test_a_second_process_is_refused(tmp_path):
-    with (
-        claim_directory(tmp_path / "out", {}),
-        pytest.raises(PackingError, match="another process is packing into it; wait for it"),
-        claim_directory(tmp_path / "out", {}),
-    ):
-        pass
-    assert list((tmp_path / "out").iterdir()) == []  # nothing was begun: nothing stays
-
-
-def test_a_directory_with_other_files_is_refused(tmp_path):
-    (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(PackingError, match=r"not empty \(notes.txt"), claim_directory(tmp_path, {}):
-        pass
-    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
-
-
-def test_a_directory_that_cannot_be_made_is_refused(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(PackingError, match="cannot be written: "), claim_directory(tmp_path / "file", {}):
-        pass
+def test_a_finished_directory_that_lost_a_file_is_not_called_packed(videos, packed, tmp_path):
+    out = shutil.copytree(packed, tmp_path / packed.parent.name / "train")
+    (out / "shard-000001.tar").unlink()
+    done = run_script("make_shards.py", *videos.arguments, "--out", out, "--samples-per-shard", "5")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "shard-000001.tar: no such file" in done.stderr
 
 
 def test_rejected_videos_are_told_and_the_rest_is_packed(videos, packed, tmp_path):

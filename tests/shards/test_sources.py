@@ -50,7 +50,7 @@ def test_byte_order_mark_and_windows_lines(videos):
 
 
 def test_all_faults_are_reported_at_once_with_their_lines(videos):
-    text = "a.mp4 0\nb.mp4 3\nnone.mp4 1\nc.mp4 walk\na.mp4 1\nc.mp4 -1 1 1\n./b.mp4 9\nlonely.mp4\n"
+    text = "a.mp4 0\nb.mp4 3\nnone.mp4 1\nc.mp4 walk\na.mp4 1\nc.mp4 -1 1 1\n../videos/b.mp4 9\nlonely.mp4\n"
     assert faults_of(videos, text) == [
         "list.txt:2: label 3: expected 0..2, the lines of the class file",
         "list.txt:3: videos/none.mp4: no such file",
@@ -59,7 +59,7 @@ def test_all_faults_are_reported_at_once_with_their_lines(videos):
         "list.txt:6: label -1: expected 0..2, the lines of the class file",
         "list.txt:6: a label stands twice: -1 1 1",
         "list.txt:7: label 9: expected 0..2, the lines of the class file",
-        "list.txt:7: ./b.mp4 stands on line 2 already",
+        "list.txt:7: ../videos/b.mp4 stands on line 2 already",
         'list.txt:8: "lonely.mp4" does not end with a label, expected "path label [label ...]"',
     ]
 
