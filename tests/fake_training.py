@@ -13,12 +13,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
 import launch  # noqa: E402
+from tsn.model import TSN  # noqa: E402
 
 NUM_TRAIN, NUM_VAL, NUM_CLASSES, SIZE = 27, 11, 3, 32
 
@@ -122,11 +123,28 @@ def fake_eval_loader(config, split, world):
     )
 
 
+def build_tiny_network(config) -> TSN:
+    """A network with BatchNorm and dropout whose steps take milliseconds and whose checkpoints are small."""
+    torch.manual_seed(config.train.seed)
+    backbone = nn.Sequential(
+        nn.Conv2d(3, 8, 7, stride=4, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+    )
+    return TSN(backbone, 8, config.model.num_classes, dropout=config.model.dropout, init_std=0.1)
+
+
+FAKES = ("check_shards", "build_network", "build_train_loader", "build_eval_loader", "sample_names")
+
+
 def install_fakes() -> None:
-    """Let the entry points build fake loaders, and find no fault with shards that do not exist."""
+    """Let the entry points build a small network and fake loaders, and find no fault with shards that do not exist."""
     launch.check_shards = lambda config, splits: {
         split: SimpleNamespace(num_samples=NUM_VAL, multi_label=False) for split in splits
     }
+    launch.build_network = build_tiny_network
     launch.build_train_loader = fake_train_loader
     launch.build_eval_loader = fake_eval_loader
     launch.sample_names = lambda config, split: [(i, f"video{i:02}.mp4") for i in range(NUM_VAL)]
