@@ -127,6 +127,18 @@ def graph_crops(
     return crops[0] if num_crops == 1 else fn.cat(*crops, axis=0)
 
 
+def color_jitter(clips: DataNode, strength: float) -> DataNode:
+    """Change brightness, contrast and saturation of (V, H, W, 3) uint8, the same for all frames of a video.
+
+    Each factor is uniform in [1 - strength, 1 + strength].
+    """
+    brightness, contrast, saturation = (
+        fn.random.uniform(range=[1 - strength, 1 + strength]) for _ in range(3)
+    )
+    clips = fn.reshape(clips, layout="FHWC")
+    return fn.color_twist(clips, brightness=brightness, contrast=contrast, saturation=saturation)
+
+
 def _inverted_x(crop: DataNode, mirrored: DataNode, crop_size: int) -> DataNode:
     """255 - value in every second picture, beginning with the first, where `mirrored` is 1."""
     x_only = types.Constant(np.array([255, 0], np.int32).reshape(1, 2, 1, 1), device="cpu")

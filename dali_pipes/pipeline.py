@@ -11,7 +11,7 @@ from nvidia.dali import Pipeline, fn, pipeline_def, types
 from nvidia.dali.data_node import DataNode
 
 from dali_pipes import sampling, windows
-from dali_pipes.crops import CpuCropper, graph_crops
+from dali_pipes.crops import CpuCropper, color_jitter, graph_crops
 from dali_pipes.graph_math import hashed_fractions, random_fractions
 from dali_pipes.partition import Partition
 from dali_pipes.units import META, UnitReader
@@ -267,6 +267,8 @@ def _crop(
         )
     if spec.is_flow:
         return fn.reshape(clips, shape=[-1, 2 * spec.data.clip_len, side, side], layout="")
+    if isinstance(spec.data, TrainDataConfig) and spec.data.color_jitter:
+        return color_jitter(clips, spec.data.color_jitter)
     return clips
 
 

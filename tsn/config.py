@@ -72,6 +72,8 @@ class TrainDataConfig:
     """RandomResizedCrop: window width over height."""
     flip: Fraction = 0.5
     """Probability that a video's frames are mirrored."""
+    color_jitter: Fraction = 0.0
+    """Brightness, contrast and saturation are each multiplied by a factor up to this far from 1.  RGB only."""
     shuffle_buffer: PositiveInt = 4096
     """Samples that the reader keeps to draw from; packing has shuffled over the whole split already."""
 

@@ -258,6 +258,18 @@ def test_a_training_crop_shows_its_window(tmp_path):
         assert np.abs(clip[1, :, 16, 1].numpy() * 2 + 0.5 - rows).max() < 6
 
 
+def test_color_jitter_changes_all_frames_of_a_video_alike(shards):
+    plain = next(iter(train_loader(shards(20), num_segments=3)))
+    jittered = next(iter(train_loader(shards(20), num_segments=3, color_jitter=0.4)))
+    assert jittered.sample_ids.tolist() == plain.sample_ids.tolist()
+    factors = jittered.clips[:, :, 24:, :, :].float().mean((2, 3, 4)) / plain.clips[:, :, 24:].float().mean(
+        (2, 3, 4)
+    )
+    assert (factors.std(dim=1) < 0.05).all()
+    assert factors[:, 0].std() > 0.05
+    assert ((factors > 0.5) & (factors < 2)).all()
+
+
 def test_sizes_may_differ_inside_a_batch(tmp_path):
     sizes = [(64, 48), (48, 64), (101, 35), (35, 27)]
     videos = [[numbered_frame(n, size) for n in range(5)] for size in sizes]
