@@ -93,9 +93,7 @@ def test_a_run_leaves_its_config_log_curves_and_checkpoints(finished):
         ("train", 3, 18),
         ("val", 3, 18),
     ]
-    assert [r["lr"] for r in records if r["kind"] == "train"] == pytest.approx(
-        [0.1, 0.1, 0.1, 0.01, 0.01]
-    )
+    assert [r["lr"] for r in records if r["kind"] == "train"] == pytest.approx([0.1, 0.1, 0.1, 0.01, 0.01])
     assert records[-2]["loss"] < records[0]["loss"]
     last, best = load_checkpoint(finished / "last.pt"), load_checkpoint(finished / "best.pt")
     assert (last.epoch, last.run.step, last.world_size, last.config_name) == (3, 18, 1, "tiny")
@@ -219,14 +217,15 @@ def test_accumulation_makes_fewer_steps_and_a_larger_batch(train, cfg, tmp_path,
 # What follows runs as processes of its own.
 
 
-def command(num_ranks: int, *arguments: str) -> list[str]:
+def command(num_ranks: int, *arguments: str, script: str = "train.py") -> list[str]:
+    """The command line of an entry point on fake loaders; under torchrun for several ranks."""
     if num_ranks == 1:
-        return [sys.executable, str(SCRIPT), "train.py", *arguments]
+        return [sys.executable, str(SCRIPT), script, *arguments]
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(num_ranks)]
-    return [*torchrun, "--master-port", str(port), str(SCRIPT), "train.py", *arguments]
+    return [*torchrun, "--master-port", str(port), str(SCRIPT), script, *arguments]
 
 
 def wait_for(path: Path, process: subprocess.Popen, timeout_s: float = 120) -> None:

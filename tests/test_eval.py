@@ -1,0 +1,208 @@
+"""scripts/eval.py as a user runs it, on invented data."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import fake_training
+import numpy as np
+import pytest
+import torch
+from test_train import CONFIG, command, train  # noqa: F401  (a fixture)
+from tsn.checkpoint import file_sha256
+from tsn.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def run(train, tmp_path_factory) -> Path:  # noqa: F811
+    """A finished run of train.py, with the config file beside it."""
+    folder = tmp_path_factory.mktemp("eval")
+    (folder / "tiny.yaml").write_text(CONFIG)
+    assert train.main(["--cfg", str(folder / "tiny.yaml"), "--work-dir", str(folder / "run")]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def evaluate(train):  # noqa: F811
+    return fake_training.load_entry_point(fake_training.ROOT / "scripts" / "eval.py").main
+
+
+def read(path: Path) -> dict:
+    return json.loads(path.read_text())
+
+
+def test_a_result_says_what_was_measured_how_and_of_what(run, evaluate, tmp_path, capsys):
+    checkpoint, out = run / "run" / "best.pt", tmp_path / "result.json"
+    evaluate(["--checkpoint", str(checkpoint), "--out", str(out), "--scores", str(tmp_path / "s.npz")])
+    result = read(out)
+    assert result["num_samples"] == 11
+    assert set(result["metrics"]) == {"top1", "top5", "mean_class_accuracy"}
+    best = torch.load(checkpoint, weights_only=True)
+    assert result["metrics"]["top1"] == pytest.approx(best["run"]["best"]), "as it was validated"
+    assert result["videos_per_second"] > 0
+    assert result["checkpoint"] == {
+        "path": str(checkpoint),
+        "sha256": file_sha256(checkpoint),
+        "epoch": best["run"]["best_epoch"],
+        "step": best["run"]["step"],
+    }
+    assert (result["config_name"], result["config"]["data"]["test"]["num_segments"]) == ("tiny", 2)
+    assert "top1" in capsys.readouterr().out
+
+    scores = np.load(tmp_path / "s.npz")
+    assert scores["names"].tolist() == [f"video{i:02}.mp4" for i in range(11)]
+    assert scores["labels"].dtype == np.int64
+    assert scores["labels"].tolist() == [i % 3 for i in range(11)]
+    assert (scores["scores"].dtype, scores["scores"].shape) == (np.float32, (11, 3))
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 100])
+def test_scores_do_not_depend_on_the_batch_size(run, evaluate, tmp_path, batch_size):
+    checkpoint = str(run / "run" / "best.pt")
+    evaluate(["--checkpoint", checkpoint, "--scores", str(tmp_path / "a.npz")])
+    evaluate(
+        [
+            "--checkpoint",
+            checkpoint,
+            "--scores",
+            str(tmp_path / "b.npz"),
+            f"data.test.batch_size={batch_size}",
+        ]
+    )
+    assert_same_scores(tmp_path / "a.npz", tmp_path / "b.npz")
+
+
+def assert_same_scores(one: Path, other: Path) -> None:
+    first, second = np.load(one), np.load(other)
+    assert first["names"].tolist() == second["names"].tolist()
+    assert first["labels"].tolist() == second["labels"].tolist()
+    np.testing.assert_allclose(first["scores"], second["scores"], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("num_ranks", [3])
+def test_scores_do_not_depend_on_the_number_of_ranks(run, evaluate, tmp_path, num_ranks):
+    checkpoint = str(run / "run" / "best.pt")
+    evaluate(["--checkpoint", checkpoint, "--scores", str(tmp_path / "a.npz")])
+    arguments = [
+        "--checkpoint",
+        checkpoint,
+        "--scores",
+        str(tmp_path / "b.npz"),
+        "--out",
+        str(tmp_path / "r.json"),
+    ]
+    subprocess.run(command(num_ranks, *arguments, script="scripts/eval.py"), check=True, capture_output=True)
+    assert_same_scores(tmp_path / "a.npz", tmp_path / "b.npz")
+    assert read(tmp_path / "r.json")["world_size"] == num_ranks
+
+
+def test_metrics_can_be_computed_again_from_the_scores(run, evaluate, tmp_path):
+    checkpoint = str(run / "run" / "best.pt")
+    evaluate(
+        ["--checkpoint", checkpoint, "--scores", str(tmp_path / "s.npz"), "--out", str(tmp_path / "a.json")]
+    )
+    names = ["--metrics", "top_k_accuracy", "mean_class_accuracy", "mean_average_precision"]
+    evaluate(["--from-scores", str(tmp_path / "s.npz"), *names, "--out", str(tmp_path / "b.json")])
+    found = read(tmp_path / "b.json")["metrics"]
+    assert 0 < found.pop("mean_average_precision") <= 1
+    assert found == read(tmp_path / "a.json")["metrics"]
+
+
+def test_several_labels_are_kept_as_a_multi_hot_matrix(train, evaluate, run, tmp_path):  # noqa: F811
+    options = ["model.loss=bce", "schedule.epochs=1"]
+    train.main(["--cfg", str(run / "tiny.yaml"), "--work-dir", str(tmp_path / "run"), *options])
+    files = ["--out", str(tmp_path / "r.json"), "--scores", str(tmp_path / "s.npz")]
+    evaluate(["--checkpoint", str(tmp_path / "run" / "last.pt"), *files])
+    assert set(read(tmp_path / "r.json")["metrics"]) == {
+        "mean_average_precision",
+        "mmit_mean_average_precision",
+    }
+    labels = np.load(tmp_path / "s.npz")["labels"]
+    assert (labels.dtype, labels.shape, labels.sum()) == (np.uint8, (11, 3), 11)
+
+
+def protocol_of(evaluate, run, tmp_path, *arguments) -> tuple[int, int, int]:
+    """(segments, crops, crop size) that eval.py uses."""
+    out = tmp_path / "r.json"
+    evaluate(["--checkpoint", str(run / "run" / "last.pt"), "--out", str(out), "--overwrite", *arguments])
+    test = read(out)["config"]["data"]["test"]
+    return test["num_segments"], test["num_crops"], test["crop_size"]
+
+
+def test_crops_and_segments_of_the_command_line_bring_the_crop_size_of_the_reference(run, evaluate, tmp_path):
+    cfg = ["data.train.crop_size=200", "data.test.short_side=240", "--cfg", str(run / "tiny.yaml")]
+    assert protocol_of(evaluate, run, tmp_path, *cfg) == (2, 1, 224)
+    assert protocol_of(evaluate, run, tmp_path, *cfg, "--test-crops", "10") == (2, 10, 200)
+    assert protocol_of(evaluate, run, tmp_path, *cfg, "--test-crops", "3", "--test-segments", "5") == (
+        5,
+        3,
+        240,
+    )
+    assert protocol_of(evaluate, run, tmp_path, *cfg, "--test-crops", "1") == (2, 1, 224), (
+        "nothing changes"
+    )
+    sized = [*cfg, "data.test.crop_size=160", "--test-crops", "10"]
+    assert protocol_of(evaluate, run, tmp_path, *sized) == (2, 10, 160)
+    # Without --cfg the checkpoint's own config is the base.
+    assert protocol_of(evaluate, run, tmp_path, "--test-crops", "3") == (2, 3, 256)
+
+
+def test_a_checkpoint_of_mmaction_is_tested_with_the_config_named(run, evaluate, tmp_path):
+    weights = torch.load(run / "run" / "last.pt", weights_only=True)["model"]
+    theirs = {name.replace("fc.", "cls_head.fc_cls."): tensor for name, tensor in weights.items()}
+    torch.save({"meta": {}, "state_dict": theirs}, tmp_path / "theirs.pth")
+    with pytest.raises(
+        UserError, match=r"theirs.pth: is no checkpoint of train.py and holds no config; name one"
+    ):
+        evaluate(["--checkpoint", str(tmp_path / "theirs.pth")])
+    own, other = tmp_path / "own.npz", tmp_path / "other.npz"
+    evaluate(["--checkpoint", str(run / "run" / "last.pt"), "--scores", str(own)])
+    cfg = ["--cfg", str(run / "tiny.yaml")]
+    evaluate(["--checkpoint", str(tmp_path / "theirs.pth"), *cfg, "--scores", str(other)])
+    assert_same_scores(own, other)
+
+
+def test_a_checkpoint_of_another_model_is_refused(run, evaluate):
+    with pytest.raises(
+        UserError, match=r"last.pt: holds the weights of another model: fc.weight has shape \(3, 8\)"
+    ):
+        evaluate(["--checkpoint", str(run / "run" / "last.pt"), "model.num_classes=4"])
+
+
+def test_nothing_is_overwritten_unless_asked_and_all_faults_come_at_once(run, evaluate, tmp_path):
+    (tmp_path / "r.json").write_text("precious")
+    arguments = ["--checkpoint", str(run / "run" / "last.pt"), "--out", str(tmp_path / "r.json")]
+    faults = [*arguments, "--scores", str(tmp_path / "no" / "s.npz"), "--metrics", "topk"]
+    with pytest.raises(
+        UserError,
+        match=r"(?s)--metrics topk: unknown; known are top_k.*r.json: exists already; name "
+        r"another file, or add --overwrite\n--scores .*: there is no directory",
+    ):
+        evaluate(faults)
+    assert (tmp_path / "r.json").read_text() == "precious"
+    evaluate([*arguments, "--overwrite"])
+    assert read(tmp_path / "r.json")["num_samples"] == 11
+
+
+def test_overrides_may_follow_the_metrics(run, evaluate, tmp_path):
+    out = tmp_path / "r.json"
+    names = ["--metrics", "top_k_accuracy", "data.test.num_segments=4"]
+    evaluate(["--checkpoint", str(run / "run" / "last.pt"), "--out", str(out), *names])
+    assert set(read(out)["metrics"]) == {"top1", "top5"}
+    assert read(out)["config"]["data"]["test"]["num_segments"] == 4
+
+
+def test_scores_cannot_be_configured_and_must_be_scores(evaluate, tmp_path):
+    with pytest.raises(UserError, match="--from-scores: takes only --metrics, --out and --overwrite"):
+        evaluate(["--from-scores", "s.npz", "--test-crops", "3"])
+    (tmp_path / "s.npz").write_text("hello")
+    with pytest.raises(UserError, match=r"--from-scores .*s.npz: is no file of --scores"):
+        evaluate(["--from-scores", str(tmp_path / "s.npz")])
+
+
+def test_videos_that_are_not_those_of_the_shards_are_an_error(run, evaluate, monkeypatch):
+    monkeypatch.setattr(
+        fake_training.launch, "sample_names", lambda config, split: [(i, "x") for i in range(1, 12)]
+    )
+    with pytest.raises(UserError, match="the videos tested are not those listed in fake"):
+        evaluate(["--checkpoint", str(run / "run" / "last.pt")])
