@@ -2,9 +2,9 @@
 
     python scripts/benchmark.py loader --cfg k400.yaml
 
-`loader`: the train pipeline as the config says it; DALI decoding the same stitched pictures, nothing else; and
-libjpeg-turbo (through OpenCV) decoding them in as many threads.  The three take turns, round after round.  Medians
-are reported.
+`loader`: the train pipeline as the config says it, DALI decoding the same stitched pictures and nothing else,
+and libjpeg-turbo (through OpenCV) decoding them in as many threads.  The three take turns, round after round;
+medians are reported.
 """
 
 import argparse
@@ -22,7 +22,8 @@ import cv2
 import numpy as np
 import torch
 from measuring import time_steady
-from nvidia.dali import Pipeline, fn, pipeline_def, types
+from nvidia.dali import fn, types
+from nvidia.dali.pipeline import Pipeline, pipeline_def
 
 import launch
 from dali_pipes.loader import Batch, Loader
@@ -44,7 +45,7 @@ Pictures = list[np.ndarray]
 
 
 def benchmark_loader(args: argparse.Namespace) -> dict[str, Any]:
-    """Clips and sampled frames per second of the train pipeline, of DALI decoding alone and of libjpeg-turbo."""
+    """Speeds of the train pipeline, of DALI decoding alone and of libjpeg-turbo, ready for JSON."""
     config = launch.read_config(args).config
     manifest = launch.check_shards(config, ["train"])["train"]
     if manifest.codec != "mjpeg":
@@ -113,9 +114,11 @@ def build_decoding(kept: Sequence[Pictures], *, num_threads: int, on_gpu: bool, 
 
     @pipeline_def
     def decode_only():
-        pictures = fn.external_source(source=cycle(kept), batch=True, dtype=types.UINT8)
+        pictures = fn.external_source(source=cycle(kept), batch=True, dtype=types.DALIDataType.UINT8)
         device = "mixed" if on_gpu else "cpu"
-        return fn.decoders.image(pictures, device=device, output_type=types.RGB, jpeg_fancy_upsampling=True)
+        return fn.decoders.image(
+            pictures, device=device, output_type=types.DALIImageType.RGB, jpeg_fancy_upsampling=True
+        )
 
     pipeline = decode_only(
         batch_size=max(map(len, kept)),

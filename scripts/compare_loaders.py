@@ -23,6 +23,7 @@ from typing import Protocol
 import torch
 from loader_baselines import (
     CROP_SIZE,
+    DECODERS,
     VARIANTS,
     ClipDataset,
     Options,
@@ -31,9 +32,9 @@ from loader_baselines import (
     lend_ffmpeg_to_torchcodec,
     scan_video,
 )
+from measuring import time_steady
 from torch.utils.data import DataLoader, Sampler
 
-from dali_pipes.loader import Batch, build_train_loader
 from tsn.config import DataConfig, EvalDataConfig, TrainDataConfig
 from tsn.machine import describe_machine
 
@@ -98,6 +99,9 @@ class PipelineContender:
     """This project's loader.  It works ahead, so the batches that were ready before a round do not count."""
 
     def __init__(self, shards: Path, num_segments: int, seed: int):
+        # Not at the top: the processes that decode for the baselines import this file too, and need no DALI.
+        from dali_pipes.loader import build_train_loader
+
         train = TrainDataConfig(
             shards=str(shards),
             num_segments=num_segments,
@@ -113,27 +117,24 @@ class PipelineContender:
         self.loader = build_train_loader(
             data, seed=seed, rank=0, world_size=1, local_rank=0, local_world_size=1
         )
-        self.batches = self.iter_forever()
+        self.batches = self.iter_checked()
 
-    def iter_forever(self) -> Iterator[Batch]:
+    def iter_checked(self) -> Iterator[torch.Tensor]:
+        """The clips of batch after batch, without end."""
         while True:
-            yield from self.loader
+            for batch in self.loader:
+                yield check_clips(batch.clips, self.num_segments)
 
     def run(self, num_batches: int) -> float:
         """Seconds for `num_batches` batches in the steady state."""
-        for _ in range(self.num_ready):
-            next(self.batches)
-        start = time.perf_counter()
-        for _ in range(num_batches):
-            check_clips(next(self.batches).clips, self.num_segments)
-        return time.perf_counter() - start
+        return time_steady(self.batches, self.num_ready, num_batches)
 
     def close(self) -> None:
         self.loader.close()
 
 
-def check_clips(clips: torch.Tensor, num_segments: int) -> None:
-    """Every contender must make the same thing.
+def check_clips(clips: torch.Tensor, num_segments: int) -> torch.Tensor:
+    """The clips, if they are what every contender must make.
 
     Raises:
         ValueError: a batch of another shape or dtype.
@@ -141,6 +142,7 @@ def check_clips(clips: torch.Tensor, num_segments: int) -> None:
     expected = (BATCH_SIZE, num_segments, CROP_SIZE, CROP_SIZE, 3)
     if tuple(clips.shape) != expected or clips.dtype != torch.uint8:
         raise ValueError(f"batch: found {tuple(clips.shape)} {clips.dtype}, expected {expected} torch.uint8")
+    return clips
 
 
 @dataclass
@@ -259,6 +261,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--segments", type=int, nargs="+", default=[3, 8], help="frames a clip (default: 3 8)"
     )
+    parser.add_argument(
+        "--baselines", nargs="+", choices=DECODERS, default=list(DECODERS), help="default: all of them"
+    )
     parser.add_argument("--rounds", type=int, default=5, help="rounds of every contender (default: 5)")
     parser.add_argument("--seconds", type=float, default=4, help="length of a round (default: 4)")
     parser.add_argument(
@@ -291,8 +296,9 @@ def report(results: dict[str, Result], num_segments: int) -> dict:
 def main() -> None:
     args = parse_args()
     videos = find_videos(args.videos)
-    lend_ffmpeg_to_torchcodec(videos[0])
-    names, missing = find_baselines(videos[0])
+    if "torchcodec" in args.baselines:
+        lend_ffmpeg_to_torchcodec(videos[0])
+    names, missing = find_baselines(args.baselines, videos[0])
     for name, reason in missing.items():
         print(f"{name}: not compared, {reason}", file=sys.stderr)
     with tempfile.TemporaryDirectory(prefix="compare-loaders-") as directory:

@@ -1,7 +1,7 @@
-"""The whole main job on videos that the project draws itself: make, pack, train, test, and the result as a table.
+"""The whole main job on videos that the project draws itself: make, pack, train, test; the result as a table.
 
-Every step is a command that a user would type, and is shown before it runs.  Steps that are done already are not
-done again, so an interrupted demo goes on where it was; `make clean` starts afresh.
+Every step is a command that a user would type, and is shown before it runs.  What is done already is not done
+again, so an interrupted demo goes on where it was; `make clean` starts afresh.
 """
 
 import argparse
@@ -28,7 +28,7 @@ def run(*command: str | Path) -> None:
 
 
 def pack(videos: Path, split: str, shards: Path) -> None:
-    """Packs one list at the size that the config trains with; make_shards.py itself knows what is done already."""
+    """Packs one list at the size that the config trains with; make_shards.py knows what is done already."""
     run(
         *("scripts/make_shards.py", "--list", videos / f"{split}.txt", "--root", videos),
         *("--classes", videos / "classes.txt", "--size", "short128", "--out", shards / split),

@@ -1,7 +1,7 @@
 """Shows what the model sees: videos of a split after sampling, decoding, cropping and mirroring.
 
 `--picture` writes a contact sheet.  A row is one crop of one video, a column one frame.  Above a row stand
-the video's id, name and labels and the row's window, in each picture its frame number.  In training a video has
+the video's id, name and labels and its window, in each picture its frame number.  In training a video has
 one row; with 10 crops it has 10, in the order in which the model gets them.  Of more frames than `--columns`,
 evenly spread ones are shown.
 
@@ -22,10 +22,20 @@ from tsn.config import Config
 
 MARGIN, GAP, LINE = 12, 4, 20  # pixels
 MIN_TILE, MAX_TILE = 96, 224
-MIN_WIDTH = 640
 ARRAYS = ("labels", "sample_ids", "frame_indices", "windows", "flips", "clips")
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 INK, PAPER, FAINT = (20, 20, 20), (255, 255, 255), (110, 110, 110)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One crop of one video."""
+
+    description: str
+    """E.g. `crop 2 of 10: x 0-224, y 0-224 (224 x 224), mirrored`."""
+    frame_indices: np.ndarray
+    """(T,) int32, source frames."""
+    frames: np.ndarray
+    """(T, H, W, 3) uint8."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +57,24 @@ class Videos:
     clips: np.ndarray
     """(N, num_crops * T, H, W, 3) uint8, crop after crop."""
 
-    def label_text(self, video: int, classes: tuple[str, ...] | None) -> str:
-        """The labels of a video, by name where the shards have names."""
+    def heading(self, video: int, classes: tuple[str, ...] | None) -> str:
+        """Id, name and labels of a video."""
         labels = self.labels[video]
         ids = [int(labels)] if labels.ndim == 0 else np.flatnonzero(labels).tolist()
-        return ", ".join(f"{label} {classes[label]}" if classes else str(label) for label in ids)
+        names = ", ".join(f"{label} {classes[label]}" if classes else str(label) for label in ids)
+        return f"{self.sample_ids[video]:08d}   {self.names[video]}   [{names}]"
+
+    def row(self, video: int, crop: int) -> Row:
+        """One crop of one video."""
+        num_crops, num_frames = self.flips.shape[1], self.frame_indices.shape[1]
+        x1, y1, x2, y2 = self.windows[video, crop].tolist()
+        number = f"crop {crop + 1} of {num_crops}: " if num_crops > 1 else "window "
+        mirrored = ", mirrored" if self.flips[video, crop] else ""
+        return Row(
+            description=f"{number}x {x1}-{x2}, y {y1}-{y2} ({x2 - x1} x {y2 - y1}){mirrored}",
+            frame_indices=self.frame_indices[video],
+            frames=self.clips[video, crop * num_frames : (crop + 1) * num_frames],
+        )
 
 
 def read_videos(config: Config, split: Literal["train", "val", "test"], num_samples: int) -> Videos:
@@ -79,47 +102,36 @@ def draw_sheet(videos: Videos, classes: tuple[str, ...] | None, title: str, max_
     num_videos, num_crops = videos.flips.shape
     num_frames = videos.frame_indices.shape[1]
     columns = np.unique(np.linspace(0, num_frames - 1, min(max_columns, num_frames)).round().astype(int))
+    if len(columns) < num_frames:
+        title += f", {len(columns)} of {num_frames} frames"
     tile = int(np.clip(videos.clips.shape[2], MIN_TILE, MAX_TILE))
-    crop_height = LINE + tile + GAP
-    video_height = LINE + num_crops * crop_height + MARGIN
-    width = max(2 * MARGIN + len(columns) * (tile + GAP), MIN_WIDTH)
+    font = ImageFont.load_default(14)
+    headings = [videos.heading(video, classes) for video in range(num_videos)]
+    text_width = max(int(font.getlength(text)) for text in (title, *headings))
+    row_height = LINE + tile + GAP
+    video_height = LINE + num_crops * row_height + MARGIN
+    width = 2 * MARGIN + max(len(columns) * (tile + GAP), text_width)
     sheet = Image.new("RGB", (width, 2 * LINE + MARGIN + num_videos * video_height), PAPER)
     draw = ImageDraw.Draw(sheet)
-    font, small = ImageFont.load_default(14), ImageFont.load_default(12)
     draw.text((MARGIN, MARGIN), title, INK, font)
-    views = videos.clips.reshape(num_videos, num_crops, num_frames, *videos.clips.shape[2:])
-    for video in range(num_videos):
+    for video, heading in enumerate(headings):
         top = 2 * LINE + MARGIN + video * video_height
-        heading = (
-            f"{videos.sample_ids[video]:08d}   {videos.names[video]}   [{videos.label_text(video, classes)}]"
-        )
         draw.text((MARGIN, top), heading, INK, font)
         for crop in range(num_crops):
-            row = top + LINE + crop * crop_height
-            draw.text((MARGIN, row), describe_crop(videos, video, crop), FAINT, small)
-            for column, frame in enumerate(columns):
-                picture = Image.fromarray(views[video, crop, frame]).resize((tile, tile))
-                caption = f"frame {videos.frame_indices[video, frame]}"
-                sheet.paste(picture, (MARGIN + column * (tile + GAP), row + LINE))
-                draw_caption(draw, (MARGIN + column * (tile + GAP), row + LINE + tile), caption, small)
+            draw_row(sheet, top + LINE + crop * row_height, videos.row(video, crop), columns, tile)
     return sheet
 
 
-def describe_crop(videos: Videos, video: int, crop: int) -> str:
-    """The window of a row, e.g. `crop 2 of 10: x 0-224, y 0-224 (224 x 224), mirrored`."""
-    num_crops = videos.flips.shape[1]
-    x1, y1, x2, y2 = videos.windows[video, crop].tolist()
-    number = f"crop {crop + 1} of {num_crops}: " if num_crops > 1 else "window "
-    mirrored = ", mirrored" if videos.flips[video, crop] else ""
-    return f"{number}x {x1}-{x2}, y {y1}-{y2} ({x2 - x1} x {y2 - y1}){mirrored}"
-
-
-def draw_caption(draw: ImageDraw.ImageDraw, bottom_left: tuple[int, int], text: str, font: Font) -> None:
-    """White text on a dark strip in the lower left corner of a picture."""
-    left, bottom = bottom_left
-    text_width = draw.textlength(text, font)
-    draw.rectangle((left, bottom - 17, left + text_width + 8, bottom - 1), fill=INK)
-    draw.text((left + 4, bottom - 16), text, PAPER, font)
+def draw_row(sheet: Image.Image, top: int, row: Row, columns: np.ndarray, tile: int) -> None:
+    """One crop of one video: its window, and its frames at `columns` as squares of `tile` pixels."""
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
+    draw.text((MARGIN, top), row.description, FAINT, font)
+    for column, frame in enumerate(columns):
+        left, bottom = MARGIN + column * (tile + GAP), top + LINE + tile
+        sheet.paste(Image.fromarray(row.frames[frame]).resize((tile, tile)), (left, top + LINE))
+        caption = f"frame {row.frame_indices[frame]}"
+        draw.rectangle((left, bottom - 17, left + draw.textlength(caption, font) + 8, bottom - 1), fill=INK)
+        draw.text((left + 4, bottom - 16), caption, PAPER, font)
 
 
 def main() -> int:

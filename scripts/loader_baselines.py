@@ -6,7 +6,7 @@ import shutil
 import sys
 import tempfile
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -135,12 +135,12 @@ class ClipDataset(Dataset):
         return torch.from_numpy(clip)
 
 
-def find_baselines(video: Video) -> tuple[list[str], dict[str, str]]:
-    """Names of the baselines that can decode `video` here, and why the others cannot."""
+def find_baselines(names: Sequence[str], video: Video) -> tuple[list[str], dict[str, str]]:
+    """Which of the baselines can decode `video` here, and why the others cannot."""
     available, missing = [], {}
-    for name, decode in DECODERS.items():
+    for name in names:
         try:
-            decode(video, np.array([0]), **VARIANTS[name][0])
+            DECODERS[name](video, np.array([0]), **VARIANTS[name][0])
             available.append(name)
         except ImportError as error:
             missing[name] = f"{error}; pip install -e '.[bench]' brings it"
@@ -159,7 +159,7 @@ def lend_ffmpeg_to_torchcodec(video: Video) -> None:
     if lent:
         atexit.register(shutil.rmtree, lent, ignore_errors=True)
         return
-    if "torchcodec" in find_baselines(video)[0] or not wheel.is_dir():
+    if find_baselines(["torchcodec"], video)[0] or not wheel.is_dir():
         return
     links = Path(tempfile.mkdtemp(prefix="ffmpeg-of-pyav-"))
     for library in wheel.glob(

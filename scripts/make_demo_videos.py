@@ -89,8 +89,8 @@ def draw_sprite(rng: np.random.Generator, appearance: str) -> np.ndarray:
             pattern = ((x / period) % 1 - 0.5) ** 2 + ((y / period) % 1 - 0.5) ** 2 < 0.3**2
         case _:
             raise ValueError(f"appearance: {appearance!r} is none of {', '.join(APPEARANCES)}")
-    dark = rng.uniform(0, 90, 3)
-    light = rng.uniform(150, 255, 3)
+    dark = rng.uniform(0, 70, 3)
+    light = rng.uniform(185, 255, 3)
     first, second = (dark, light) if rng.random() < 0.5 else (light, dark)
     colour = np.where(pattern[..., None], first, second)
     sprite = np.dstack((colour * mask[..., None], mask)).astype(np.float32)
@@ -99,9 +99,9 @@ def draw_sprite(rng: np.random.Generator, appearance: str) -> np.ndarray:
 
 def draw_background(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
     """Soft random colours under a fine texture, (height, width, 3) uint8."""
-    coarse = rng.uniform(60, 200, (rng.integers(2, 6), rng.integers(2, 6), 3)).astype(np.float32)
+    coarse = rng.uniform(85, 170, (rng.integers(2, 6), rng.integers(2, 6), 3)).astype(np.float32)
     coarse = (coarse + coarse.mean(axis=2, keepdims=True)) / 2  # half as colourful
-    fine = rng.normal(0, rng.uniform(3, 12), (height // 4, width // 4, 1)).astype(np.float32)
+    fine = rng.normal(0, rng.uniform(2, 8), (height // 4, width // 4, 1)).astype(np.float32)
     soft = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
     texture = cv2.resize(fine, (width, height), interpolation=cv2.INTER_LINEAR)[..., None]
     return np.clip(soft + texture, 0, 255).astype(np.uint8)
@@ -134,7 +134,7 @@ def iter_frames(
 ) -> Iterator[np.ndarray]:
     """The pictures of one video of class `label`, each (height, width, 3) uint8 RGB."""
     appearance, motion = list(product(APPEARANCES, MOTIONS))[label]
-    diameter = min(width, height) * rng.uniform(0.38, 0.55)
+    diameter = min(width, height) * rng.uniform(0.55, 0.75)
     sprite = draw_sprite(rng, appearance)
     background = draw_background(rng, width, height)
     path = draw_trajectory(rng, motion, width, height, diameter)
