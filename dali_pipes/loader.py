@@ -5,12 +5,14 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from nvidia.dali import Pipeline
 from torch import Tensor
 
+from dali_pipes.balance import ClassBalance
 from dali_pipes.crops import CpuCropper
 from dali_pipes.partition import Partition, eval_partition, train_partition
 from dali_pipes.pipeline import OUTPUTS, PipelineSpec, build_pipeline
@@ -70,6 +72,7 @@ class Loader:
         self._partition = spec.partition
         self._num_drawn = 0  # batches of the current epoch that the pipeline has delivered
         self._pipeline: Pipeline | None = None
+        self._balance = _class_balance(spec)
         self._units = UnitReader(
             codec=spec.manifest.codec, num_threads=spec.num_threads, max_batches_ahead=spec.prefetch
         )
@@ -88,8 +91,11 @@ class Loader:
             self.step += 1
             last = self.step == len(self)
             yield _first(batch, self._partition.last_batch_size) if last else batch
-        while self._num_drawn < self._partition.num_drawn:
-            self._draw()
+        if self._balance:
+            self._pipeline = None  # the next epoch has an index of its own
+        else:
+            while self._num_drawn < self._partition.num_drawn:
+                self._draw()
         self.epoch, self.step, self._num_drawn = self.epoch + 1, 0, 0
 
     def state_dict(self) -> dict[str, Any]:
@@ -117,9 +123,7 @@ class Loader:
                 + "; ".join(differing)
             )
         self.epoch, self.step, self._num_drawn = state["epoch"], state["step"], state["num_drawn"]
-        self._pipeline = build_pipeline(
-            self._spec, self._units, self._cropper, checkpoint=state["pipeline"] or None
-        )
+        self._pipeline = self._build(checkpoint=state["pipeline"]) if state["pipeline"] else None
 
     def close(self) -> None:
         """Free the pipeline and its threads; the loader cannot be used afterwards."""
@@ -129,7 +133,7 @@ class Loader:
 
     def _draw(self) -> Batch:
         if self._pipeline is None:
-            self._pipeline = build_pipeline(self._spec, self._units, self._cropper)
+            self._pipeline = self._build()
         try:
             outputs = self._pipeline.run()
         except RuntimeError as error:
@@ -139,6 +143,17 @@ class Loader:
             name: torch.from_dlpack(output.as_tensor()) for name, output in zip(OUTPUTS, outputs, strict=True)
         }
         return Batch(**tensors | {"sample_ids": tensors["sample_ids"].long()})
+
+    def _build(self, checkpoint: bytes | None = None) -> Pipeline:
+        spec = self._spec
+        with TemporaryDirectory(prefix="tsn-index-") as folder:
+            if self._balance:
+                files = self._balance.write(Path(folder), seed=spec.seed, epoch=self.epoch)
+            else:
+                files = [
+                    (spec.directory / s.name, spec.directory / s.index_name) for s in spec.manifest.shards
+                ]
+            return build_pipeline(spec, self._units, self._cropper, files=files, checkpoint=checkpoint)
 
     def _explain(self, error: RuntimeError) -> str:
         """Shard, key and reason of a failure that DALI reports without naming the sample."""
@@ -265,6 +280,12 @@ def _check_sizes(directory: Path, manifest: Manifest, split: TrainDataConfig | E
         )
     if isinstance(split, EvalDataConfig) and split.num_crops == 3 and split.short_side is None:
         raise ShardError(f"{directory}: 3 crops need short_side, equal to crop_size {split.crop_size}")
+
+
+def _class_balance(spec: PipelineSpec) -> ClassBalance | None:
+    if not isinstance(spec.data, TrainDataConfig) or spec.data.class_balance is None:
+        return None
+    return ClassBalance(spec.directory, spec.manifest, spec.data.class_balance)
 
 
 def _first(batch: Batch, num_samples: int) -> Batch:

@@ -3,6 +3,7 @@
 reader (small members) -> frame indices, windows, flips -> units of those frames -> decoding -> crops
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,18 +76,28 @@ class PipelineSpec:
 
 
 def build_pipeline(
-    spec: PipelineSpec, units: UnitReader, cropper: CpuCropper, *, checkpoint: bytes | None = None
+    spec: PipelineSpec,
+    units: UnitReader,
+    cropper: CpuCropper,
+    *,
+    files: Sequence[tuple[Path, Path]],
+    checkpoint: bytes | None = None,
 ) -> Pipeline:
-    """A built pipeline with `OUTPUTS`, one sample an entry; `checkpoint` goes on where `Pipeline.checkpoint`
-    was taken.
+    """A built pipeline with `OUTPUTS`, one sample an entry.
 
-    Outputs, for a sample: clips (V, crop_size, crop_size, 3) uint8; labels () int64 or (num_classes,) uint8;
-    sample_ids () int32; frame_indices (T,) int32; windows (num_crops, 4) int32; flips (num_crops,) bool.
+    Args:
+        files: the tars to read, each with its index.
+        checkpoint: of `Pipeline.checkpoint`, to go on where it was taken.
+
+    Outputs, for a sample: clips (V, H, W, 3) uint8 (of flow: see `Batch`); labels () int64 or (num_classes,)
+    uint8; sample_ids () int32; frame_indices (T,) int32; windows (num_crops, 4) int32; flips (num_crops,)
+    bool.
     """
     pipeline = _graph(
         spec,
         units,
         cropper,
+        files,
         batch_size=spec.data.batch_size,
         num_threads=spec.num_threads,
         device_id=spec.device_id,
@@ -100,8 +111,8 @@ def build_pipeline(
 
 
 @pipeline_def
-def _graph(spec: PipelineSpec, units: UnitReader, cropper: CpuCropper):
-    members = _read(spec)
+def _graph(spec: PipelineSpec, units: UnitReader, cropper: CpuCropper, files: Sequence[tuple[Path, Path]]):
+    members = _read(spec, files)
     meta = members["meta.npy"]
     num_frames, width, height = (meta[META[name]] for name in ("num_frames", "width", "height"))
     sample_id = meta[META["sample_id"]]
@@ -116,7 +127,7 @@ def _graph(spec: PipelineSpec, units: UnitReader, cropper: CpuCropper):
     return clips, labels, sample_id, frame_indices, boxes, flips
 
 
-def _read(spec: PipelineSpec) -> dict[str, DataNode]:
+def _read(spec: PipelineSpec, files: Sequence[tuple[Path, Path]]) -> dict[str, DataNode]:
     """The small members of the next samples; "source" says in which tar and where `json` lies."""
     names = ("json", "meta.npy", "frames.npy", "head", "label.npy")
     shuffling = {}
@@ -128,8 +139,8 @@ def _read(spec: PipelineSpec) -> dict[str, DataNode]:
             "shuffle_after_epoch_seed": spec.seed,
         }
     members = fn.readers.webdataset(
-        paths=[str(spec.directory / shard.name) for shard in spec.manifest.shards],
-        index_paths=[str(spec.directory / shard.index_name) for shard in spec.manifest.shards],
+        paths=[str(tar) for tar, _ in files],
+        index_paths=[str(index) for _, index in files],
         ext=list(names),
         missing_component_behavior="error",
         shard_id=spec.partition.rank,  # DALI's "shards" are parts of the whole, one for each rank

@@ -4,6 +4,7 @@ The first line is `v1.2 <number of samples>`; then a line a sample: `extension o
 each member.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,11 +23,13 @@ class Member:
 Index = dict[str, tuple[Member, ...]]  # key -> members, both in the order of the tar
 
 
-def format_index(index: Index) -> str:
-    """The text of an index file."""
-    lines = [f"{VERSION} {len(index)}"]
-    for key, members in index.items():
-        lines.append(" ".join(f"{m.name} {m.offset} {m.size_bytes} {key}.{m.name}" for m in members))
+def format_index(samples: Iterable[tuple[str, tuple[Member, ...]]]) -> str:
+    """The text of an index file that lists `samples` (key and members of each), repeated or not."""
+    lines = [
+        " ".join(f"{m.name} {m.offset} {m.size_bytes} {key}.{m.name}" for m in members)
+        for key, members in samples
+    ]
+    lines.insert(0, f"{VERSION} {len(lines)}")
     return "\n".join(lines) + "\n"
 
 

@@ -49,7 +49,7 @@ class ShardWriter:
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
-        text = format_index(self._index)
+        text = format_index(self._index.items())
         shard = ShardFile(
             name=self._path.name,
             num_samples=len(self._index),

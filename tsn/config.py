@@ -74,6 +74,9 @@ class TrainDataConfig:
     """Probability that a video's frames are mirrored."""
     color_jitter: Fraction = 0.0
     """Brightness, contrast and saturation are each multiplied by a factor up to this far from 1.  RGB only."""
+    class_balance: Fraction | None = None
+    """Power of class-balanced sampling, with replacement: a class of n samples is drawn with a chance
+    proportional to n ** power.  null: every sample once an epoch."""
     shuffle_buffer: PositiveInt = 4096
     """Samples that the reader keeps to draw from; packing has shuffled over the whole split already."""
 

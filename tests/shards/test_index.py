@@ -15,7 +15,7 @@ label.npy 2560 136 00000007.label.npy
 
 
 def test_text_of_an_index(tmp_path):
-    assert format_index(INDEX) == TEXT
+    assert format_index(INDEX.items()) == TEXT
     (tmp_path / "a.idx").write_text(TEXT)
     assert load_index(tmp_path / "a.idx") == INDEX
 
