@@ -11,6 +11,19 @@ TESTS = Path(__file__).resolve().parent
 sys.path[:0] = [str(TESTS.parent), str(TESTS)]
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests marked `gpu` skip without one, and fail where REQUIRE_GPU=1 promises one."""
+    if not any(item.iter_markers("gpu")):
+        return
+    import torch
+
+    if torch.cuda.is_available():
+        return
+    if os.environ.get("REQUIRE_GPU") == "1":
+        pytest.fail("REQUIRE_GPU=1, but torch finds no usable NVIDIA GPU: see scripts/doctor.py", pytrace=False)
+    pytest.skip("needs an NVIDIA GPU")
+
+
 @pytest.fixture(scope="session")
 def test_data() -> Path:
     """The directory of real videos that TSN_TEST_DATA names."""
