@@ -160,6 +160,8 @@ def load_entry_point(path: Path):
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    install_fakes()
-    script, *arguments = sys.argv[1:]
+    loaders, script, *arguments = sys.argv[1:]
+    launch.build_network = build_tiny_network
+    if loaders == "fake":
+        install_fakes()
     launch.run_main(lambda: load_entry_point(ROOT / script).main(arguments))

@@ -217,15 +217,16 @@ def test_accumulation_makes_fewer_steps_and_a_larger_batch(train, cfg, tmp_path,
 # What follows runs as processes of its own.
 
 
-def command(num_ranks: int, *arguments: str, script: str = "train.py") -> list[str]:
-    """The command line of an entry point on fake loaders; under torchrun for several ranks."""
+def command(num_ranks: int, *arguments: str, script: str = "train.py", loaders: str = "fake") -> list[str]:
+    """The command line of an entry point with a small network; under torchrun for several ranks."""
+    start = [str(SCRIPT), loaders, script, *arguments]
     if num_ranks == 1:
-        return [sys.executable, str(SCRIPT), script, *arguments]
+        return [sys.executable, *start]
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(num_ranks)]
-    return [*torchrun, "--master-port", str(port), str(SCRIPT), script, *arguments]
+    return [*torchrun, "--master-port", str(port), *start]
 
 
 def wait_for(path: Path, process: subprocess.Popen, timeout_s: float = 120) -> None:
