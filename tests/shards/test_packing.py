@@ -19,7 +19,7 @@ from shards.manifest import check_files, load_manifest
 from shards.packing import check_disk, estimate_bytes, pack
 from shards.plan import make_plan
 from shards.pool import WorkerPool
-from shards.progress import PackingError, claim_directory
+from shards.progress import PackingError, claim_directory, load_records
 from shards.reading import ShardDataset
 from shards.sources import load_sources
 
@@ -156,6 +156,20 @@ def test_killed_and_started_again_gives_the_same_bytes(videos, packed, tmp_path,
     done = run_script("make_shards.py", *arguments)
     assert done.returncode == 0, done.stderr
     assert contents(out) == contents(packed)
+
+
+def test_finished_shards_are_not_packed_again(videos, packed, tmp_path):
+    plan = plan_for(videos, tmp_path / "out")
+    names = []
+    with claim_directory(plan.directory, plan.options), WorkerPool(pack_video, 2) as pool:
+        pack(plan, {}, pool, on_video=lambda task, outcome: None)
+        done = load_records(plan.directory)
+        del done[1]
+        assert estimate_bytes(plan, done, pool) < load_manifest(packed).size_bytes * 0.7
+        pack(plan, done, pool, on_video=lambda task, outcome: names.append(task.source.name))
+    assert names == [source.name for source in plan.sources[5:10]]
+    tars = {name: content for name, content in contents(packed).items() if name.endswith(".tar")}
+    assert tars.items() <= contents(plan.directory).items()
 
 
 def test_a_finished_directory_is_left_alone(videos, packed):
