@@ -54,7 +54,7 @@ def test_files_are_ordinary_videos_of_several_sizes_rates_and_containers(demo):
         assert 30 <= num_frames <= 90, name
         suffixes[Path(name).suffix] += 1
     assert len(sizes) >= 4
-    assert all(120 <= min(size) and max(size) <= 426 for size in sizes)
+    assert all(min(size) >= 120 and max(size) <= 426 for size in sizes)
     assert len(rates) >= 4
     assert suffixes == {".mp4": 9 + 9, ".mkv": 9, ".avi": 9}
 
