@@ -72,7 +72,8 @@ def joined_world() -> Iterator[tuple[World, torch.device]]:
 def build_network(config: Config) -> TSN:
     """The model with fresh weights, which are the same on every rank and in every run with this seed."""
     torch.manual_seed(config.train.seed)
-    return build_model(config.model, channels_last=config.train.channels_last)
+    clip_len, channels_last = config.data.train.clip_len, config.train.channels_last
+    return build_model(config.model, clip_len=clip_len, channels_last=channels_last)
 
 
 def build_train_loader(config: Config, world: World) -> Loader:
@@ -138,6 +139,8 @@ def _misfits(config: Config, manifest: Manifest) -> Iterator[str]:
             f"holds {manifest.num_classes} classes, and model.num_classes is {config.model.num_classes}; "
             "set the one or name other shards"
         )
+    if manifest.modality != config.model.modality:
+        yield f"holds {manifest.modality}, and model.modality is {config.model.modality}; set the one or name others"
     if manifest.multi_label and config.model.loss != "bce":
         yield f"holds videos of several labels, and model.loss is {config.model.loss}; use model.loss=bce"
 

@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     manifest = launch.check_shards(config, ("test",))["test"]
     with launch.joined_world() as (world, device):
         model = launch.build_network(config)
-        load_weights(model, tested.weights, source=str(args.checkpoint), fresh_head=False)
+        load_weights(model, tested.weights, source=str(args.checkpoint), adapt=False)
         loader = launch.build_eval_loader(config, "test", world)
         if world.is_main:
             print(describe_protocol(config, manifest.num_samples))

@@ -138,9 +138,7 @@ def test_crops_and_segments_of_the_command_line_bring_the_crop_size_of_the_refer
         3,
         240,
     )
-    assert protocol_of(evaluate, run, tmp_path, *cfg, "--test-crops", "1") == (2, 1, 224), (
-        "nothing changes"
-    )
+    assert protocol_of(evaluate, run, tmp_path, *cfg, "--test-crops", "1") == (2, 1, 224), "nothing changes"
     sized = [*cfg, "data.test.crop_size=160", "--test-crops", "10"]
     assert protocol_of(evaluate, run, tmp_path, *sized) == (2, 10, 160)
     # Without --cfg the checkpoint's own config is the base.

@@ -116,6 +116,15 @@ def conflicts(config: Config) -> Iterator[tuple[str, str]]:
     yield from _eval_conflicts("data.val", config.data.val)
     yield from _eval_conflicts("data.test", config.data.test)
     yield from _schedule_conflicts(config.schedule)
+    if config.model.modality == "flow":
+        for split, data in (("val", config.data.val), ("test", config.data.test)):
+            if data.clip_len != config.data.train.clip_len:
+                expected = (
+                    f"expected that of data.train ({config.data.train.clip_len}): it sets the input channels"
+                )
+                yield f"data.{split}.clip_len", f"is {data.clip_len}, {expected}"
+        if config.data.train.color_jitter:
+            yield "data.train.color_jitter", "has no meaning for flow; set it to 0"
 
 
 def _model_conflicts(model: ModelConfig) -> Iterator[tuple[str, str]]:
@@ -144,7 +153,12 @@ def _eval_conflicts(section: str, data: EvalDataConfig) -> Iterator[tuple[str, s
             f"is {data.crop_size}; 3 crops lie along the long side, so it must equal short_side "
             f"({in_yaml(data.short_side)})",
         )
-    elif data.short_side is not None and data.crop_size > data.short_side:
+    if data.random_crop and data.num_crops != 1:
+        yield (
+            f"{section}.random_crop",
+            f"is true with {data.num_crops} crops; only a single crop can be random",
+        )
+    if data.num_crops != 3 and data.short_side is not None and data.crop_size > data.short_side:
         yield f"{section}.crop_size", f"is {data.crop_size}, larger than short_side ({data.short_side})"
 
 

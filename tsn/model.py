@@ -11,6 +11,8 @@ from tsn.config import ModelConfig
 RGB_MEAN = (123.675, 116.28, 103.53)
 """Of ImageNet, in grey levels 0..255, in the order R, G, B."""
 RGB_STD = (58.395, 57.12, 57.375)
+FLOW_MEAN = FLOW_STD = 128.0
+"""Of stored optical flow, in grey levels; no motion is 128."""
 
 FRAMES_PER_PASS = 256
 """Frames that go through the backbone at once when testing: 250 views of a video need no more memory than training."""
@@ -30,8 +32,16 @@ class TSN(nn.Module):
         channels_last: bool = True,
         mean: Sequence[float] = RGB_MEAN,
         std: Sequence[float] = RGB_STD,
+        planar: bool = False,
     ) -> None:
+        """Put a network on top of `backbone`, which maps (F, C, H, W) to (F, num_features).
+
+        Args:
+            mean, std: of the grey levels, one number a channel.
+            planar: clips come as planes (N, V, C, H, W), as those of flow do, not as pixels (N, V, H, W, C).
+        """
         super().__init__()
+        self.planar = planar
         self.backbone = backbone
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(num_features, num_classes)
@@ -50,14 +60,15 @@ class TSN(nn.Module):
         """Logits of whole videos.
 
         Args:
-            clips: (N, V, H, W, C) uint8, grey levels; V views a video, whose features are averaged.
+            clips: (N, V, H, W, C) uint8 grey levels, or (N, V, C, H, W) if the network is planar; V views a
+                video, whose features are averaged.
 
         Returns:
             (N, num_classes) raw logits.
         """
-        frames = clips.flatten(0, 1).permute(
-            0, 3, 1, 2
-        )  # (N * V, C, H, W): in memory it is channels_last already
+        frames = clips.flatten(0, 1)
+        if not self.planar:
+            frames = frames.permute(0, 3, 1, 2)  # (N * V, C, H, W): in memory it is channels_last already
         features = self._features(frames)
         return self.classify(features.unflatten(0, clips.shape[:2]))
 
@@ -81,9 +92,15 @@ class TSN(nn.Module):
         return torch.addcmul(self.shift, frames, self.scale)
 
 
-def build_model(config: ModelConfig, *, channels_last: bool = True) -> TSN:
-    """The network that `config` describes, with fresh weights (`tsn.weights` loads pretrained ones)."""
-    backbone, num_features = build_backbone(config.backbone)
+def build_model(config: ModelConfig, *, clip_len: int = 1, channels_last: bool = True) -> TSN:
+    """The network that `config` describes, with fresh weights (`tsn.weights` loads pretrained ones).
+
+    Args:
+        clip_len: frames of flow, two channels each, that are one input; frames of RGB are inputs one by one.
+    """
+    is_flow = config.modality == "flow"
+    in_channels = 2 * clip_len if is_flow else 3
+    backbone, num_features = build_backbone(config.backbone, in_channels)
     return TSN(
         backbone,
         num_features,
@@ -91,4 +108,7 @@ def build_model(config: ModelConfig, *, channels_last: bool = True) -> TSN:
         dropout=config.dropout,
         init_std=config.init_std,
         channels_last=channels_last,
+        mean=[FLOW_MEAN] * in_channels if is_flow else RGB_MEAN,
+        std=[FLOW_STD] * in_channels if is_flow else RGB_STD,
+        planar=is_flow,
     )

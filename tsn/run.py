@@ -233,7 +233,7 @@ class Run:
                 f"{self.steps_per_epoch}; data.train.shards is another set"
             )
         own = checkpoint.ranks[self.world.rank]
-        load_weights(self.model, checkpoint.model, source=source, fresh_head=False)
+        load_weights(self.model, checkpoint.model, source=source, adapt=False)
         self.optimizer.load_state_dict(checkpoint.optimizer)
         try:
             self.train_loader.load_state_dict(own["loader"])

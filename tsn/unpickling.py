@@ -77,6 +77,8 @@ def _names_in_pickle(path: Path) -> set[str]:
 
 
 def _names_in_stream(stream: BinaryIO) -> set[str]:
-    arguments = (str(argument) for opcode, argument, _ in pickletools.genops(stream) if opcode.name == "GLOBAL")
+    arguments = (
+        str(argument) for opcode, argument, _ in pickletools.genops(stream) if opcode.name == "GLOBAL"
+    )
     pairs = (argument.split(" ", 1) for argument in arguments)
     return {f"{_PYTHON3_NAMES.get(module, module)}.{name}" for module, name in pairs}

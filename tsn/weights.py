@@ -20,12 +20,14 @@ IMAGENET_VERSIONS = {"imagenet_v1": "IMAGENET1K_V1", "imagenet_v2": "IMAGENET1K_
 """Our names of torchvision's sets of weights.  The reference's 0.x configs start from V1."""
 
 _HEAD = ("fc.weight", "fc.bias")
+_STEM = "backbone.conv1.weight"
 
 
 def load_pretrained(model: nn.Module, *, pretrained: str, backbone: str) -> str:
     """Fill `model` with the initial weights named by the config (`model.pretrained`) and say what was done.
 
     The last layer stays fresh when the source has none for our task: ImageNet's, or one of another class count.
+    So does the first when the input has other channels.
 
     Raises:
         UserError: the source cannot be had, or does not fit the model.
@@ -36,7 +38,7 @@ def load_pretrained(model: nn.Module, *, pretrained: str, backbone: str) -> str:
         state = _read_torchvision(pretrained, backbone)
     else:
         state = read_weights(Path(pretrained))
-    return f"initial weights: {pretrained}; " + load_weights(model, state, source=pretrained)
+    return f"initial weights: {pretrained}; " + load_weights(model, state, source=pretrained, adapt=True)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -81,30 +83,23 @@ def rename_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {f"backbone.{name}": tensor for name, tensor in state.items() if name not in _HEAD}
 
 
-def load_weights(
-    model: nn.Module, state: Mapping[str, Tensor], *, source: str, fresh_head: bool = True
-) -> str:
-    """Copy `state` (our names) into `model`, and say what became of the last layer.
+def load_weights(model: nn.Module, state: Mapping[str, Tensor], *, source: str, adapt: bool) -> str:
+    """Copy `state` (our names) into `model`, and say what became of its first and last layer.
 
     Args:
         source: where `state` came from, for messages.
-        fresh_head: leave the last layer as it is where `state` has none or one of another class count; False: that
-            is an error like any other.
+        adapt: for another task or input: the last layer stays fresh where `state` has none or one of another class
+            count, the first where it has other input channels.  False: that is an error like any other.
 
     Raises:
         UserError: a tensor is missing, left over, or of another shape; all of them are named.
     """
     target = model.state_dict()
-    state = dict(state)
-    message = "the last layer is loaded too"
-    if fresh_head and any(_shape(state.get(name)) != _shape(target[name]) for name in _HEAD):
-        num_classes, found = len(target["fc.bias"]), state.get("fc.bias")
-        had = "it has none" if found is None else f"it has {len(found)} classes"
-        message = f"the last layer ({num_classes} classes) starts fresh: {had}"
-        state |= {name: target[name] for name in _HEAD}
     # Counters of BatchNorm steps: old files lack them, and nothing here uses them.
     counters = {name: tensor for name, tensor in target.items() if name.endswith("num_batches_tracked")}
-    state = counters | state
+    state = counters | dict(state)
+    fresh = _unfit_ends(state, target) if adapt else {}
+    state |= {name: target[name] for name in fresh}
     faults = _differences(state, target)
     if faults:
         shown = "; ".join(faults[:5]) + (f"; and {len(faults) - 5} more" if len(faults) > 5 else "")
@@ -113,7 +108,23 @@ def load_weights(
             "model.num_classes so that they fit"
         )
     model.load_state_dict(state)
-    return message
+    return "; ".join(dict.fromkeys(fresh.values())) or "all layers are loaded"
+
+
+def _unfit_ends(state: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> dict[str, str]:
+    """The tensors of the last and first layer that `state` does not have for `target`, each with the reason."""
+    unfit: dict[str, str] = {}
+    if any(_shape(state.get(name)) != _shape(target[name]) for name in _HEAD):
+        found = state.get("fc.bias")
+        had = "it has none" if found is None else f"it has {len(found)} classes"
+        reason = f"the last layer ({len(target['fc.bias'])} classes) starts fresh: {had}"
+        unfit |= {name: reason for name in _HEAD}
+    stem, wanted = state.get(_STEM), target.get(_STEM)
+    if stem is not None and wanted is not None and stem.shape[1] != wanted.shape[1]:
+        # As in the reference, where the weights of flow networks stay as they were initialised.
+        reason = f"the first layer ({wanted.shape[1]} channels) starts fresh: it has {stem.shape[1]} channels"
+        unfit[_STEM] = reason
+    return unfit
 
 
 def _differences(state: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> list[str]:

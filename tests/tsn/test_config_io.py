@@ -73,7 +73,10 @@ model: {num_classes: many}
         ("model.dropout=1.5", "model.dropout: is 1.5, expected at most 1.0"),
         ("optim.lr=0", "optim.lr: is 0, expected more than 0.0"),
         ("data.train.area_range=[0.1,0.2,0.3]", "data.train.area_range: has 3 values, expected at most 2"),
-        ("model.size=3", "model.size: unknown key; known here are: num_classes, backbone, pretrained"),
+        (
+            "model.size=3",
+            "model.size: unknown key; known here are: num_classes, modality, backbone, pretrained",
+        ),
         ("nonsense", "'nonsense': expected section.key=value"),
         ("model.num_classes.x=3", "model.num_classes.x: num_classes is a value, not a section"),
         ("model.dropout=[", "model.dropout: not valid YAML"),
@@ -85,12 +88,17 @@ model: {num_classes: many}
             "data.train.area_range: is [0.5, 0.1], expected the smaller number first",
         ),
         ("data.train.area_range=[0.5,2]", "data.train.area_range: ends at 2.0, expected at most 1"),
+        (
+            "data.val.clip_len=5 model.modality=flow",
+            "data.val.clip_len: is 5, expected that of data.train (1)",
+        ),
+        ("data.test.random_crop=true data.test.num_crops=10", "data.test.random_crop: is true with 10 crops"),
         ("schedule.milestones=[3,2]", "schedule.milestones: is [3, 2], expected increasing epochs"),
         ("schedule.warmup_epochs=5", "schedule.warmup_epochs: is 5.0, longer than the whole run (2 epochs)"),
     ],
 )
 def test_each_fault_has_words_of_its_own(config_file, override, fault):
-    faults = faults_of(config_file, override)
+    faults = faults_of(config_file, *override.split())
     assert len(faults) == 1
     assert fault in faults[0]
 

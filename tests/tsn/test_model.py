@@ -62,7 +62,7 @@ def test_logits_equal_the_golden_ones_through_a_checkpoint_of_mmaction(golden, t
     channels = case["input_shape"][2]
     backbone, num_features = build_backbone(CASES[name], channels)
     model = TSN(backbone, num_features, case["num_classes"], mean=[0.0] * channels, std=[1.0] * channels)
-    load_weights(model, read_weights(tmp_path / "mmaction.pth"), source="golden", fresh_head=False)
+    load_weights(model, read_weights(tmp_path / "mmaction.pth"), source="golden", adapt=False)
     assert sum(p.numel() for p in model.parameters()) == case["params"]
     with torch.inference_mode():
         logits = model.eval().forward_normalized(golden_input(case))
@@ -130,6 +130,14 @@ def test_the_last_layer_starts_small_and_without_bias():
     model = build_model(ModelConfig(num_classes=400, backbone="resnet18", init_std=0.001))
     assert model.fc.weight.std().item() == pytest.approx(0.001, rel=0.02)
     assert not model.fc.bias.any()
+
+
+def test_planes_of_flow_are_centred_at_128():
+    model = build_model(ModelConfig(num_classes=4, backbone="resnet18", modality="flow"), clip_len=5).eval()
+    clips = random_clips(2, 3, 10, 32, 32)
+    with torch.inference_mode():
+        expected = model.forward_normalized((clips.float() - 128) / 128)
+        torch.testing.assert_close(model(clips), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_an_unknown_backbone_is_refused_with_the_known_ones():

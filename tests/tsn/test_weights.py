@@ -90,10 +90,19 @@ def test_names_of_mmaction_become_ours(theirs, ours):
 def test_another_class_count_leaves_the_last_layer_fresh_and_says_so(model):
     other = build_model(ModelConfig(num_classes=7, backbone="resnet18"))
     head = model.fc.weight.clone()
-    message = load_weights(model, other.state_dict(), source="x.pth")
+    message = load_weights(model, other.state_dict(), source="x.pth", adapt=True)
     assert message == "the last layer (5 classes) starts fresh: it has 7 classes"
     assert torch.equal(model.fc.weight, head)
     assert torch.equal(model.backbone.conv1.weight, other.backbone.conv1.weight)
+
+
+def test_other_input_channels_leave_the_first_layer_fresh_and_say_so(model):
+    flow = build_model(ModelConfig(num_classes=5, backbone="resnet18", modality="flow"), clip_len=5)
+    stem = flow.backbone.conv1.weight.clone()
+    message = load_weights(flow, model.state_dict(), source="x.pth", adapt=True)
+    assert message == "the first layer (10 channels) starts fresh: it has 3 channels"
+    assert torch.equal(flow.backbone.conv1.weight, stem)
+    assert torch.equal(flow.backbone.bn1.weight, model.backbone.bn1.weight)
 
 
 def test_for_testing_another_class_count_is_an_error(model):
@@ -101,7 +110,7 @@ def test_for_testing_another_class_count_is_an_error(model):
     with pytest.raises(
         UserError, match=r"x.pth: .*another model: fc.weight has shape \(7, 512\), expected \(5, 512\)"
     ):
-        load_weights(model, other.state_dict(), source="x.pth", fresh_head=False)
+        load_weights(model, other.state_dict(), source="x.pth", adapt=False)
 
 
 def test_missing_and_left_over_tensors_are_errors_and_change_nothing(model):
@@ -113,13 +122,13 @@ def test_missing_and_left_over_tensors_are_errors_and_change_nothing(model):
     with pytest.raises(
         UserError, match=r"backbone.conv1.weight is missing; backbone.conv9.weight is not in this model"
     ):
-        load_weights(model, state, source="x.pth")
+        load_weights(model, state, source="x.pth", adapt=False)
     assert torch.equal(model.backbone.bn1.bias, before)
 
 
 def test_batchnorm_counters_may_be_missing(model):
     state = {k: v for k, v in model.state_dict().items() if not k.endswith("num_batches_tracked")}
-    assert load_weights(model, state, source="x.pth", fresh_head=False) == "the last layer is loaded too"
+    assert load_weights(model, state, source="x.pth", adapt=False) == "all layers are loaded"
 
 
 class HistoryBuffer:
