@@ -47,7 +47,7 @@ def assert_views_match(batch: dict[str, np.ndarray], video: int, crop: int) -> N
     clip = batch["clips"][video, crop * len(indices) : (crop + 1) * len(indices)].astype(float)
     views = source_views(batch["names"][video], window, batch["flips"][video, crop])
     errors = np.abs(clip[:, None] - views).mean(axis=(2, 3, 4))  # (T, num_frames)
-    assert errors[range(len(indices)), indices].max() < 12, (video, crop)
+    assert errors[range(len(indices)), indices].max() < 6, (video, crop)
     if window[2] == SIZE[0] and window[1] == 0:  # all of the lowest bit's block: no two frames look alike
         assert errors.argmin(axis=1).tolist() == indices.tolist(), (video, crop)
 
