@@ -1,4 +1,5 @@
-"""What the entry points share: command line to config, processes, loaders and model.  Parsing and building only."""
+"""What the entry points share: command line to config, processes, loaders and model.  Parsing and building
+only."""
 
 import argparse
 import os
@@ -25,7 +26,8 @@ Split = Literal["train", "val", "test"]
 
 
 def run_main(main: Callable[[], int]) -> None:
-    """Run an entry point and leave with its exit code; what the user can put right ends as one message, code 2."""
+    """Run an entry point and leave with its exit code; what the user can put right ends as one message, code
+    2."""
     try:
         code = main()
     except (UserError, ShardError) as error:
@@ -140,7 +142,10 @@ def _misfits(config: Config, manifest: Manifest) -> Iterator[str]:
             "set the one or name other shards"
         )
     if manifest.modality != config.model.modality:
-        yield f"holds {manifest.modality}, and model.modality is {config.model.modality}; set the one or name others"
+        yield (
+            f"holds {manifest.modality}, and model.modality is {config.model.modality}; set the one or name "
+            "other shards"
+        )
     if manifest.multi_label and config.model.loss != "bce":
         yield f"holds videos of several labels, and model.loss is {config.model.loss}; use model.loss=bce"
 
@@ -151,4 +156,7 @@ def _different_classes(manifests: dict[Split, Manifest]) -> Iterator[str]:
     for split, classes in list(named.items())[1:]:
         first, expected = next(iter(named.items()))
         if list(classes) != list(expected):
-            yield f"data.{split}.shards: its class names differ from those of data.{first}.shards; pack both with one file"
+            yield (
+                f"data.{split}.shards: its class names differ from those of data.{first}.shards; pack both "
+                "with one class file"
+            )

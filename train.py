@@ -1,7 +1,7 @@
 """Train a TSN: `torchrun train.py --cfg k400.yaml`, or `python train.py --cfg mini.yaml` in one process.
 
-In the work directory: `config.yaml` (every setting that was in force), `log.jsonl`, `tensorboard/`, `last.pt` (where
-to go on) and `best.pt` (the best validation so far).
+In the work directory: `config.yaml` (every setting that was in force), `log.jsonl`, `tensorboard/`, `last.pt`
+(where to go on) and `best.pt` (the best validation so far).
 """
 
 import argparse
@@ -113,9 +113,9 @@ def print_start(run: Run, origin: str) -> None:
     config = run.config
     print(f"{origin}\nwork directory: {run.work_dir}")
     print(
-        f"{run.train_loader.num_samples} videos, {run.steps_per_epoch} steps of {run.global_batch_size} videos an epoch "
-        f"(batch_size {config.data.train.batch_size} x {run.world.world_size} ranks x accumulate "
-        f"{config.train.accumulate}), {config.schedule.epochs} epochs"
+        f"{run.train_loader.num_samples} videos, {run.steps_per_epoch} steps of {run.global_batch_size} "
+        f"videos an epoch (batch_size {config.data.train.batch_size} x {run.world.world_size} ranks x "
+        f"accumulate {config.train.accumulate}), {config.schedule.epochs} epochs"
     )
     scaling = f"optim.lr {config.optim.lr:g} at {config.optim.base_batch_size} videos an update"
     print(
@@ -130,7 +130,8 @@ def report_end(run: Run, signum: int) -> None:
         print(f"stopped by signal {signum} at step {run.state.step}; go on with --resume auto")
         return
     print(
-        f"finished: best {run.best_metric} {run.state.best:.4f} after epoch {run.state.best_epoch}: {run.work_dir}/best.pt"
+        f"finished: best {run.best_metric} {run.state.best:.4f} after epoch {run.state.best_epoch}: "
+        f"{run.work_dir / 'best.pt'}"
     )
 
 

@@ -1,7 +1,8 @@
-"""Test a TSN: `python scripts/eval.py --checkpoint work/k400/best.pt --test-crops 10`, alone or under torchrun.
+"""Test a TSN: `python scripts/eval.py --checkpoint work/k400/best.pt --test-crops 10`, alone or under
+torchrun.
 
-`--out result.json` keeps the metrics with the config and the checkpoint they came from, `--scores scores.npz` the raw
-logits of every video by name.  `--from-scores scores.npz` computes metrics again without a model.
+`--out result.json` keeps the metrics with the config and the checkpoint they came from, `--scores scores.npz`
+the raw logits of every video by name.  `--from-scores scores.npz` computes metrics again without a model.
 """
 
 import argparse
@@ -120,7 +121,8 @@ def check_names(args: argparse.Namespace) -> None:
 
 
 def read_model(args: argparse.Namespace) -> TestedModel:
-    """The weights of --checkpoint, with the config of --cfg or, without it, the one that the checkpoint holds."""
+    """The weights of --checkpoint, with the config of --cfg or, without it, the one that the checkpoint
+    holds."""
     content = load_without_executing(args.checkpoint)
     identity: dict[str, Any] = {"path": str(args.checkpoint), "sha256": file_sha256(args.checkpoint)}
     if not is_ours(content):
@@ -142,8 +144,8 @@ def read_model(args: argparse.Namespace) -> TestedModel:
 def choose_protocol(args: argparse.Namespace, stored: NamedConfig | None) -> NamedConfig:
     """The config with the overrides, and with the crops and segments asked for.
 
-    Where --test-crops changes the number of crops and nobody names a crop size, it becomes the reference's: three
-    crops are as large as the short side, one or ten as large as in training.
+    Where --test-crops changes the number of crops and nobody names a crop size, it becomes the reference's:
+    three crops are as large as the short side, one or ten as large as in training.
     """
 
     def read(*overrides: str) -> NamedConfig:
@@ -168,8 +170,8 @@ def choose_protocol(args: argparse.Namespace, stored: NamedConfig | None) -> Nam
 def describe_protocol(config: Config, num_samples: int) -> str:
     test = config.data.test
     return (
-        f"testing {num_samples} videos of {test.shards}: {test.num_segments} segments x {test.num_crops} crops of "
-        f"{test.crop_size} x {test.crop_size}, short side {test.short_side or 'as stored'}"
+        f"testing {num_samples} videos of {test.shards}: {test.num_segments} segments x {test.num_crops} "
+        f"crops of {test.crop_size} x {test.crop_size}, short side {test.short_side or 'as stored'}"
     )
 
 

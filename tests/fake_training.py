@@ -1,4 +1,5 @@
-"""train.py and eval.py on invented data: a script with the same command line, whose loaders need no shards and no DALI.
+"""train.py and eval.py on invented data: a script with the same command line, whose loaders need no shards
+and no DALI.
 
 Used by test_train.py and test_eval.py, in one process and in several.
 """
@@ -140,7 +141,8 @@ FAKES = ("check_shards", "build_network", "build_train_loader", "build_eval_load
 
 
 def install_fakes() -> None:
-    """Let the entry points build a small network and fake loaders, and find no fault with shards that do not exist."""
+    """Let the entry points build a small network and fake loaders, and find no fault with shards that do not
+    exist."""
     launch.check_shards = lambda config, splits: {
         split: SimpleNamespace(num_samples=NUM_VAL, multi_label=False) for split in splits
     }

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from frame_shards import write_shards
 from test_train import assert_same_run, command, records_of, wait_for
+from video_factory import numbered_frame
+
 from tsn.checkpoint import load_checkpoint
 from tsn.errors import UserError
-from video_factory import numbered_frame
 
 NUM_TRAIN, NUM_VAL = 27, 7
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from test_train import CONFIG, command, train  # noqa: F401  (a fixture)
+
 from tsn.checkpoint import file_sha256
 from tsn.errors import UserError
 

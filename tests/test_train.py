@@ -1,4 +1,5 @@
-"""train.py as a user runs it, on invented data: what it writes, refuses, and how it goes on after any interruption."""
+"""train.py as a user runs it, on invented data: what it writes, refuses, and how it goes on after any
+interruption."""
 
 import json
 import os
@@ -12,6 +13,7 @@ from pathlib import Path
 import fake_training
 import pytest
 import torch
+
 from tsn.checkpoint import load_checkpoint
 from tsn.errors import UserError
 
@@ -192,7 +194,9 @@ def test_fewer_videos_than_an_update_needs_are_refused_before_anything_is_writte
 
 
 def test_a_loss_that_is_not_a_number_ends_the_run_and_spares_the_checkpoint(train, cfg, finished, tmp_path):
-    with pytest.raises(UserError, match="the loss is infinite or not a number, at step 4 .*smaller optim.lr"):
+    with pytest.raises(
+        UserError, match=r"the loss is infinite or not a number, at step 4 .*smaller optim.lr"
+    ):
         train.main(["--cfg", str(cfg), "--work-dir", str(tmp_path), "optim.lr=1e30", "optim.grad_clip=0"])
     assert not (tmp_path / "last.pt").exists()
 

@@ -1,4 +1,5 @@
-"""Checkpoint files: the whole state of a run, of every rank, in one file that is read without executing anything."""
+"""Checkpoint files: the whole state of a run, of every rank, in one file that is read without executing
+anything."""
 
 import hashlib
 from dataclasses import asdict, dataclass, field, fields
@@ -29,8 +30,9 @@ RESUME_MAY_CHANGE = (
     "train.log_every_steps",
     "reference",
 )
-"""Config keys, or sections of them, that a resumed run may change: no update depends on them.  (`data.train.shards`:
-a set may have moved; the loader refuses another set.)  `schedule.epochs` too, unless the schedule is a cosine."""
+"""Config keys, or sections of them, that a resumed run may change: no update depends on them.
+(`data.train.shards`: a set may have moved; the loader refuses another set.)  `schedule.epochs` too, unless
+the schedule is a cosine."""
 
 
 @dataclass
@@ -57,7 +59,8 @@ class Checkpoint:
     run: RunState
     steps_per_epoch: int
     ranks: list[dict[str, Any]]
-    """For each rank the states of its loader, its random generators and its sums since the last log record."""
+    """For each rank the states of its loader, its random generators and its sums since the last log
+    record."""
     log_size_bytes: int
     """Length of `log.jsonl` at this point; what follows belongs to steps after it."""
     config_name: str
@@ -77,7 +80,8 @@ class Checkpoint:
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write the file, atomically: whatever happens, `path` is a whole checkpoint, the old one or the new one."""
+    """Write the file, atomically: whatever happens, `path` is a whole checkpoint, the old one or the new
+    one."""
     content = {item.name: getattr(checkpoint, item.name) for item in fields(checkpoint)}
     content |= {"run": asdict(checkpoint.run), "format": FORMAT, "version": VERSION}
     write_atomically(path, lambda stream: torch.save(content, stream))
@@ -104,10 +108,12 @@ def parse_checkpoint(content: Any, *, source: str) -> Checkpoint:
         )
     if content["version"] != VERSION:
         raise UserError(
-            f"{source}: is a checkpoint of version {content['version']}, expected {VERSION}; use the release that wrote it"
+            f"{source}: is a checkpoint of version {content['version']}, expected {VERSION}; use the release "
+            "that wrote it"
         )
-    values = {item.name: content[item.name] for item in fields(Checkpoint)}
-    return Checkpoint(**values | {"run": RunState(**content["run"])})
+    values: dict[str, Any] = {item.name: content[item.name] for item in fields(Checkpoint)}
+    values["run"] = RunState(**content["run"])
+    return Checkpoint(**values)
 
 
 def is_ours(content: Any) -> bool:
@@ -124,8 +130,8 @@ def check_resumable(checkpoint: Checkpoint, config: Config, *, world_size: int, 
     faults = []
     if checkpoint.world_size != world_size:
         faults.append(
-            f"the run has {checkpoint.world_size} ranks, and now there are {world_size}; start as many as before "
-            f"(torchrun --nproc-per-node)"
+            f"the run has {checkpoint.world_size} ranks, and now there are {world_size}; start as many as "
+            f"before (torchrun --nproc-per-node)"
         )
     now, then = _flat(config_to_dict(config)), _flat(checkpoint.config)
     may_change = (
@@ -138,7 +144,8 @@ def check_resumable(checkpoint: Checkpoint, config: Config, *, world_size: int, 
     if faults:
         raise UserError(
             "\n".join(f"{source}: cannot be resumed: {fault}" for fault in faults)
-            + "\nTo start a new run from these weights, set model.pretrained to this file and choose another --work-dir"
+            + "\nTo start a new run from these weights, set model.pretrained to this file and choose another "
+            "--work-dir"
         )
 
 

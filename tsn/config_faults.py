@@ -23,7 +23,7 @@ _KINDS = {
 
 def describe_errors(error: ValidationError) -> list[tuple[str, str]]:
     """Pydantic's findings as (dotted key, what was found and what was expected), each once."""
-    # A value that may be of several types is reported for each of them; a list whose items are wrong also as too short.
+    # A value that may be of several types is reported for each, a list with wrong items also as too short.
     described = [_describe(detail) for detail in error.errors(include_url=False) if not _is_echo(detail)]
     return list(dict.fromkeys(described))
 
@@ -87,7 +87,8 @@ def dotted(location: tuple[str | int, ...]) -> str:
 
 
 def _suggest(location: tuple[str | int, ...]) -> str:
-    """`; did you mean ...?` with the likeliest key of the same section, or the same key of another section."""
+    """`; did you mean ...?` with the likeliest key of the same section, or the same key of another
+    section."""
     name = str(location[-1])
     known = dict(_iter_keys(Config, ()))
     siblings = [keys[-1] for keys in known.values() if keys[:-1] == location[:-1]]

@@ -38,7 +38,8 @@ class Loader(Protocol):
         ...
 
     def __iter__(self) -> Iterator[Batch]:
-        """The batches of the current epoch that have not been yielded yet; exhausting it begins the next epoch."""
+        """The batches of the current epoch that have not been yielded yet; exhausting it begins the next
+        epoch."""
         ...
 
     def state_dict(self) -> dict[str, Any]:

@@ -36,8 +36,8 @@ class World:
 def start_world() -> World:
     """Join the processes that torchrun started; without torchrun this process is the whole world.
 
-    CPU tensors travel through gloo and GPU tensors through NCCL, so that a flag or a small object never waits for
-    the GPU.
+    CPU tensors travel through gloo and GPU tensors through NCCL, so that a flag or a small object never waits
+    for the GPU.
     """
     if "RANK" not in os.environ:
         return World(rank=0, local_rank=0, world_size=1)

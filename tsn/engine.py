@@ -1,4 +1,5 @@
-"""One epoch of training, and one pass over a test set.  Plain loops; nothing here prints, writes or decides."""
+"""One epoch of training, and one pass over a test set.  Plain loops; nothing here prints, writes or
+decides."""
 
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -18,7 +19,8 @@ from tsn.timing import WaitTimer
 
 
 class Tally:
-    """Sums over the videos since the last log record.  They stay on the device, so that counting waits for nothing."""
+    """Sums over the videos since the last log record.  They stay on the device, so that counting waits for
+    nothing."""
 
     def __init__(self, device: torch.device) -> None:
         self._sums = torch.zeros(3, dtype=torch.float64, device=device)  # loss, top-1 hits, videos
@@ -34,7 +36,8 @@ class Tally:
         return bool(self._sums.isfinite().all())
 
     def take(self, world: World) -> tuple[float, float, int]:
-        """Mean loss, top-1 accuracy and number of videos over all ranks; starts over.  Waits for the device."""
+        """Mean loss, top-1 accuracy and number of videos over all ranks; starts over.  Waits for the
+        device."""
         loss, hits, videos = sum_over_ranks(world, self._sums).tolist()
         self._sums.zero_()
         return loss / max(videos, 1), hits / max(videos, 1), int(videos)

@@ -2,4 +2,5 @@
 
 
 class UserError(Exception):
-    """Something that the user can put right; entry points print the message alone and leave with exit code 2."""
+    """Something that the user can put right; entry points print the message alone and leave with exit code
+    2."""

@@ -7,7 +7,8 @@ from typing import BinaryIO
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, make sure it is on disk, and give it the final name."""
+    """Let `write` fill a temporary file beside `path`, make sure it is on disk, and give it the final
+    name."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as stream:

@@ -24,7 +24,8 @@ LOSSES = {"cross_entropy": cross_entropy, "bce": binary_cross_entropy}
 
 
 def count_top1_hits(logits: Tensor, labels: Tensor) -> Tensor:
-    """How many videos have their highest logit at a right class: a 0-d tensor, so nothing waits for the device."""
+    """How many videos have their highest logit at a right class: a 0-d tensor, so nothing waits for the
+    device."""
     best = logits.detach().argmax(dim=1, keepdim=True)  # (N, 1)
     hits = best.squeeze(1) == labels if labels.ndim == 1 else labels.gather(1, best).squeeze(1) > 0
     return torch.count_nonzero(hits)

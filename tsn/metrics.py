@@ -49,14 +49,16 @@ def compute_metrics(scores: NDArray, labels: NDArray, names: Sequence[str]) -> d
 
 
 def top_k_accuracy(scores: NDArray, labels: NDArray, k: int) -> float:
-    """Share of the videos whose label is among the `k` highest scores; 1 where there are no more than k classes."""
+    """Share of the videos whose label is among the `k` highest scores; 1 where there are no more than k
+    classes."""
     # numpy's default sort, not a stable one: equal scores then fall as they do in the reference.
     best = np.argsort(scores, axis=1)[:, -k:]
     return float(np.mean(np.any(best == labels[:, None], axis=1)))
 
 
 def mean_class_accuracy(scores: NDArray, labels: NDArray) -> float:
-    """Mean recall over the classes that occur among labels **or predictions**; without a label, recall is 0."""
+    """Mean recall over the classes that occur among labels **or predictions**; without a label, recall is
+    0."""
     predictions = np.argmax(scores, axis=1)
     num_videos = np.bincount(labels, minlength=scores.shape[1])
     num_hits = np.bincount(labels[predictions == labels], minlength=scores.shape[1])

@@ -1,4 +1,5 @@
-"""Temporal Segment Networks: one image network over the frames of a video, and their mean.  arXiv:1608.00859."""
+"""Temporal Segment Networks: one image network over the frames of a video, and their mean.
+arXiv:1608.00859."""
 
 from collections.abc import Sequence
 
@@ -15,7 +16,8 @@ FLOW_MEAN = FLOW_STD = 128.0
 """Of stored optical flow, in grey levels; no motion is 128."""
 
 FRAMES_PER_PASS = 256
-"""Frames that go through the backbone at once when testing: 250 views of a video need no more memory than training."""
+"""Frames that go through the backbone at once when testing: 250 views of a video need no more memory than
+training."""
 
 
 class TSN(nn.Module):

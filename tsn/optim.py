@@ -14,7 +14,8 @@ def scaled_lr(config: OptimConfig, *, global_batch_size: int) -> float:
 
 
 def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimConfig, *, lr: float) -> torch.optim.SGD:
-    """SGD with momentum, without Nesterov's correction; weight decay on every parameter, as the reference has it."""
+    """SGD with momentum, without Nesterov's correction; weight decay on every parameter, as the reference has
+    it."""
     parameters = list(parameters)
     return torch.optim.SGD(
         parameters,

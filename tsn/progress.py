@@ -1,4 +1,5 @@
-"""What a run tells: a line on the terminal, the same as a record of `log.jsonl`, and as curves in TensorBoard."""
+"""What a run tells: a line on the terminal, the same as a record of `log.jsonl`, and as curves in
+TensorBoard."""
 
 import json
 import time
@@ -15,7 +16,8 @@ class RunLog:
     """The log of one run, kept by rank 0 in the work directory."""
 
     def __init__(self, work_dir: Path, *, resume_size_bytes: int = 0, resume_step: int = 0) -> None:
-        """Open the log; records after the first `resume_size_bytes` belong to steps that will be made again."""
+        """Open the log; records after the first `resume_size_bytes` belong to steps that will be made
+        again."""
         # TensorBoard takes seconds to import, so only who writes a log pays for it.
         from torch.utils.tensorboard.writer import SummaryWriter
 
@@ -80,9 +82,9 @@ def format_line(kind: str, record: dict[str, Any]) -> str:
         )
     memory = record["gpu_memory_bytes"]
     return (
-        f"epoch {record['epoch']:>3}  step {record['step']}/{record['num_steps']}  loss {record['loss']:.4f}  "
-        f"top1 {record['top1']:.3f}  lr {record['lr']:.3g}  {record['clips_per_s']:.1f} clips/s  "
-        f"data wait {record['data_wait']:.0%}"
+        f"epoch {record['epoch']:>3}  step {record['step']}/{record['num_steps']}  "
+        f"loss {record['loss']:.4f}  top1 {record['top1']:.3f}  lr {record['lr']:.3g}  "
+        f"{record['clips_per_s']:.1f} clips/s  data wait {record['data_wait']:.0%}"
         + (f"  GPU memory {memory / 2**30:.1f} GiB" if memory else "")
         + f"  left {format_duration(record['left_s'])}"
     )

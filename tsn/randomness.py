@@ -25,12 +25,12 @@ def be_deterministic() -> None:
 
 def random_state() -> dict[str, Any]:
     """The state of this rank's generators, as plain data and tensors."""
-    kind, keys, *rest = np.random.get_state()
+    kind, keys, *rest = np.random.get_state(legacy=True)
     version, internal, gauss = random.getstate()
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
-        "numpy": [kind, keys.tolist(), *rest],
+        "numpy": [kind, np.asarray(keys).tolist(), *rest],
         "python": [version, list(internal), gauss],
     }
 

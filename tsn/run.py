@@ -54,8 +54,8 @@ class Run:
         if self.steps_per_epoch == 0:
             raise UserError(
                 f"data.train.shards: {train_loader.num_samples} videos are fewer than one update needs: "
-                f"{self.global_batch_size} (data.train.batch_size {config.data.train.batch_size} x {world.world_size} "
-                f"ranks x train.accumulate {config.train.accumulate}); make one of them smaller"
+                f"{self.global_batch_size} (data.train.batch_size {config.data.train.batch_size} "
+                f"x {world.world_size} ranks x train.accumulate {config.train.accumulate}); make one of them smaller"
             )
         self.model = model.to(device)
         self.trained = _wrap(self.model, world, device, config.train.sync_bn, config.train.compile)
@@ -105,7 +105,8 @@ class Run:
 
     @property
     def save_is_due(self) -> bool:
-        """True inside an epoch after every `save_every_steps` steps, and at the ends of `save_every_epochs` epochs."""
+        """True inside an epoch after every `save_every_steps` steps, and at the ends of `save_every_epochs`
+        epochs."""
         every_steps = self.config.train.save_every_steps
         if self.is_inside_epoch:
             return every_steps > 0 and self.state.step % every_steps == 0
@@ -116,7 +117,8 @@ class Run:
         )
 
     def start_log(self, checkpoint: Checkpoint | None) -> None:
-        """On rank 0: write the config and open the log, without what it holds of steps after the checkpoint."""
+        """On rank 0: write the config and open the log, without what it holds of steps after the
+        checkpoint."""
         if self.world.is_main:
             size = checkpoint.log_size_bytes if checkpoint else 0
             self.log = RunLog(self.work_dir, resume_size_bytes=size, resume_step=self.state.step)
@@ -229,8 +231,8 @@ class Run:
         check_resumable(checkpoint, self.config, world_size=self.world.world_size, source=source)
         if checkpoint.steps_per_epoch != self.steps_per_epoch:
             raise UserError(
-                f"{source}: cannot be resumed: its epochs have {checkpoint.steps_per_epoch} steps, and now they have "
-                f"{self.steps_per_epoch}; data.train.shards is another set"
+                f"{source}: cannot be resumed: its epochs have {checkpoint.steps_per_epoch} steps, and now "
+                f"they have {self.steps_per_epoch}; data.train.shards is another set"
             )
         own = checkpoint.ranks[self.world.rank]
         load_weights(self.model, checkpoint.model, source=source, adapt=False)
@@ -257,7 +259,8 @@ class Run:
 
 
 def _wrap(model: TSN, world: World, device: torch.device, sync_bn: bool, compile_: bool) -> nn.Module:
-    """The model as it is called in training: averaged over ranks, compiled, with common BatchNorm statistics."""
+    """The model as it is called in training: averaged over ranks, compiled, with common BatchNorm
+    statistics."""
     if sync_bn and world.world_size > 1:
         if device.type != "cuda":
             raise UserError("train.sync_bn: needs GPUs; on the CPU use one rank, or train.sync_bn=false")

@@ -8,7 +8,8 @@ from tsn.config import ScheduleConfig
 def lr_factor(step: int, *, steps_per_epoch: int, schedule: ScheduleConfig) -> float:
     """What the learning rate is multiplied by at 0-based `step` of the run.
 
-    step: `gamma` to the power of the milestones passed; a milestone counts from the first step of its epoch on.
+    step: `gamma` to the power of the milestones passed; a milestone counts from the first step of its epoch
+        on.
     cosine: half a period of a cosine, from 1 at the first step towards 0 after the last.
     The warm-up multiplies either by a line from `warmup_start_factor` at step 0 to 1 at its end.
     """

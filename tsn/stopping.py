@@ -20,7 +20,8 @@ class StopRequest:
 def listen_for_stop() -> Iterator[StopRequest]:
     """Note Ctrl-C and SIGTERM instead of dying from them.
 
-    A second signal changes nothing: torchrun passes on what the terminal has sent to all its processes already.
+    A second signal changes nothing: torchrun passes on what the terminal has sent to all its processes
+        already.
     """
     request = StopRequest()
 

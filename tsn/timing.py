@@ -9,8 +9,8 @@ import torch
 class WaitTimer:
     """Time lost to data, measured around fetching a batch: `with waits: batch = next(batches)`.
 
-    On a GPU the host runs ahead, and its waiting costs nothing while the GPU has work.  There, marks in the GPU's
-    own queue before and after fetching tell how long the GPU had nothing to do between two steps.
+    On a GPU the host runs ahead, and its waiting costs nothing while the GPU has work.  There, marks in the
+    GPU's own queue before and after fetching tell how long the GPU had nothing to do between two steps.
     """
 
     def __init__(self, device: torch.device) -> None:

@@ -1,8 +1,8 @@
 """Reading checkpoint files of strangers without executing anything that they contain.
 
-torch's weights-only unpickler builds tensors and plain containers and refuses everything else.  MMAction2's files
-carry, beside the weights, objects of its own (log histories, numpy scalars).  They are not needed, so each foreign
-class is replaced by an inert placeholder: its module is not imported and none of its code runs.
+torch's weights-only unpickler builds tensors and plain containers and refuses everything else.  MMAction2's
+files carry, beside the weights, objects of its own (log histories, numpy scalars).  They are not needed, so
+each foreign class is replaced by an inert placeholder: its module is not imported and none of its code runs.
 """
 
 import pickle
@@ -16,14 +16,16 @@ import torch
 from tsn.errors import UserError
 
 _LEGACY_PICKLES = 4
-"""A file of torch < 1.6 starts with four pickles: a magic number, a version, the machine's sizes, the content."""
+"""A file of torch < 1.6 starts with four pickles: a magic number, a version, the machine's sizes, the
+content."""
 
 _PYTHON3_NAMES = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 """torch.save writes pickles of protocol 2, which names these modules as Python 2 did."""
 
 
 class Placeholder:
-    """Stands for an object of a class that is not loaded; accepts whatever its pickle does to it and keeps nothing."""
+    """Stands for an object of a class that is not loaded; accepts whatever its pickle does to it and keeps
+    nothing."""
 
     def __new__(cls, *_args: Any) -> "Placeholder":
         return super().__new__(cls)
@@ -39,7 +41,8 @@ def load_without_executing(path: Path) -> Any:
     """What `torch.save` wrote to `path`, on the CPU; objects of foreign classes come back as `Placeholder`.
 
     Raises:
-        UserError: there is no such file, it is no checkpoint, or its pickle asks for something that is refused.
+        UserError: there is no such file, it is no checkpoint, or its pickle asks for something that is
+            refused.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint file")

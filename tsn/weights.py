@@ -26,8 +26,8 @@ _STEM = "backbone.conv1.weight"
 def load_pretrained(model: nn.Module, *, pretrained: str, backbone: str) -> str:
     """Fill `model` with the initial weights named by the config (`model.pretrained`) and say what was done.
 
-    The last layer stays fresh when the source has none for our task: ImageNet's, or one of another class count.
-    So does the first when the input has other channels.
+    The last layer stays fresh when the source has none for our task: ImageNet's, or one of another class
+        count. So does the first when the input has other channels.
 
     Raises:
         UserError: the source cannot be had, or does not fit the model.
@@ -88,8 +88,8 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], *, source: str, 
 
     Args:
         source: where `state` came from, for messages.
-        adapt: for another task or input: the last layer stays fresh where `state` has none or one of another class
-            count, the first where it has other input channels.  False: that is an error like any other.
+        adapt: for another task or input: the last layer stays fresh where `state` has none or one of another
+            class count, the first where it has other input channels.  False: that is an error like any other.
 
     Raises:
         UserError: a tensor is missing, left over, or of another shape; all of them are named.
@@ -112,7 +112,8 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], *, source: str, 
 
 
 def _unfit_ends(state: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> dict[str, str]:
-    """The tensors of the last and first layer that `state` does not have for `target`, each with the reason."""
+    """The tensors of the last and first layer that `state` does not have for `target`, each with the
+    reason."""
     unfit: dict[str, str] = {}
     if any(_shape(state.get(name)) != _shape(target[name]) for name in _HEAD):
         found = state.get("fc.bias")
@@ -142,7 +143,8 @@ def _shape(tensor: Tensor | None) -> tuple[int, ...] | None:
 
 
 def _from_mmaction(name: str) -> str:
-    """`backbone.layer1.0.conv2.bn.bias` to `backbone.layer1.0.bn2.bias`; names of torchvision stay as they are."""
+    """`backbone.layer1.0.conv2.bn.bias` to `backbone.layer1.0.bn2.bias`; names of torchvision stay as they
+    are."""
     name = name.replace("cls_head.fc_cls.", "fc.")
     name = re.sub(r"\bconv(\d)\.conv\.", r"conv\1.", name)
     name = re.sub(r"\bconv(\d)\.bn\.", r"bn\1.", name)
@@ -163,7 +165,7 @@ def _read_torchvision(pretrained: str, backbone: str) -> dict[str, Tensor]:
     except (urllib.error.URLError, OSError) as error:
         folder = Path(torch.hub.get_dir()) / "checkpoints"
         raise UserError(
-            f"model.pretrained: could not download {weights.url} ({error}); without a network, put that file into "
-            f"{folder}, or set model.pretrained to its path"
+            f"model.pretrained: could not download {weights.url} ({error}); without a network, put that file "
+            f"into {folder}, or set model.pretrained to its path"
         ) from error
     return rename_keys(dict(state))

@@ -1,7 +1,8 @@
-"""YAML without its traps: numbers are numbers, only `true` and `false` are booleans, and no key is given twice.
+"""YAML without its traps: numbers are numbers, only `true` and `false` are booleans, and no key is given
+twice.
 
-PyYAML follows YAML 1.1, where `1e-4` is text, `off` is false and a repeated key silently wins.  Its parser is used
-here, its interpretation of scalars is not: scalars are read by the rules of YAML 1.2's core schema.
+PyYAML follows YAML 1.1, where `1e-4` is text, `off` is false and a repeated key silently wins.  Its parser is
+used here, its interpretation of scalars is not: scalars are read by the rules of YAML 1.2's core schema.
 """
 
 import re

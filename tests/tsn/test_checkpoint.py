@@ -4,6 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+
 from tsn import files
 from tsn.checkpoint import (
     Checkpoint,

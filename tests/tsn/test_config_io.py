@@ -1,4 +1,5 @@
 import pytest
+
 from tsn.config_io import config_from_dict, config_to_dict, config_to_yaml, load_config, packaged_configs
 from tsn.errors import UserError
 

@@ -2,6 +2,7 @@
 
 import pytest
 import yaml
+
 from tsn.config_io import load_config
 
 ROWS = {

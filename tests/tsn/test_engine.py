@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+
 from tsn.distributed import World
 from tsn.engine import StepOptions, Tally, evaluate, train_epoch
 from tsn.errors import UserError

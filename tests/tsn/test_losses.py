@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+
 from tsn.losses import LOSSES, count_top1_hits
 
 

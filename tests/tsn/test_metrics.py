@@ -3,6 +3,7 @@ import math
 
 import numpy as np
 import pytest
+
 from tsn.errors import UserError
 from tsn.metrics import (
     average_precision,
@@ -97,6 +98,6 @@ def test_an_unknown_metric_is_refused_with_the_known_ones():
 
 def test_a_metric_of_one_label_is_refused_for_several():
     with pytest.raises(
-        UserError, match="'mean_class_accuracy' needs one label a video.*use mean_average_precision"
+        UserError, match=r"'mean_class_accuracy' needs one label a video.*use mean_average_precision"
     ):
         compute_metrics(np.eye(2), np.eye(2), ["mean_class_accuracy"])

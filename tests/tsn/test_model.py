@@ -5,6 +5,7 @@ import zlib
 import pytest
 import torch
 from torch import nn
+
 from tsn.backbones import build_backbone
 from tsn.config import ModelConfig
 from tsn.losses import LOSSES

@@ -1,6 +1,7 @@
 import json
 
 import pytest
+
 from tsn.progress import Pace, RunLog, format_duration, format_line
 
 TRAIN = {

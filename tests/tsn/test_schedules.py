@@ -1,4 +1,5 @@
 import pytest
+
 from tsn.config import OptimConfig, ScheduleConfig
 from tsn.optim import scaled_lr
 from tsn.schedules import lr_factor

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torchvision import models
+
 from tsn.config import ModelConfig
 from tsn.errors import UserError
 from tsn.model import build_model

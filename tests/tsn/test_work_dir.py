@@ -1,4 +1,5 @@
 import pytest
+
 from tsn.errors import UserError
 from tsn.work_dir import find_checkpoint
 

@@ -1,4 +1,5 @@
 import pytest
+
 from tsn.yaml_reader import parse_yaml
 
 
