@@ -60,6 +60,10 @@ class PipelineSpec:
         return self.manifest.modality == "flow"
 
     @property
+    def reads_parts(self) -> bool:
+        return isinstance(self.data, TrainDataConfig) and self.data.parts != "whole"
+
+    @property
     def pictures_per_frame(self) -> int:
         """A frame of flow is two grey pictures, x and y."""
         return 2 if self.is_flow else 1
@@ -114,9 +118,15 @@ def build_pipeline(
 def _graph(spec: PipelineSpec, units: UnitReader, cropper: CpuCropper, files: Sequence[tuple[Path, Path]]):
     members = _read(spec, files)
     meta = members["meta.npy"]
-    num_frames, width, height = (meta[META[name]] for name in ("num_frames", "width", "height"))
-    sample_id = meta[META["sample_id"]]
-    frame_indices = _frame_indices(spec, num_frames, sample_id)
+    sample_id, width, height = (meta[META[name]] for name in ("sample_id", "width", "height"))
+    if spec.reads_parts:
+        only_positive = spec.data.parts == "positive"
+        first, num_frames = sampling.choose_part(
+            members["parts.npy"], random_fractions(1), only_positive=only_positive
+        )
+        frame_indices = first + _frame_indices(spec, num_frames, sample_id)
+    else:
+        frame_indices = _frame_indices(spec, meta[META["num_frames"]], sample_id)
     scaled_size = windows.scaled_size(width, height, spec.data.short_side)
     boxes, flips = _windows_and_flips(spec, *scaled_size, sample_id)
     frames = _decode(spec, members, frame_indices, units)
@@ -129,7 +139,7 @@ def _graph(spec: PipelineSpec, units: UnitReader, cropper: CpuCropper, files: Se
 
 def _read(spec: PipelineSpec, files: Sequence[tuple[Path, Path]]) -> dict[str, DataNode]:
     """The small members of the next samples; "source" says in which tar and where `json` lies."""
-    names = ("json", "meta.npy", "frames.npy", "head", "label.npy")
+    names = ["json", "meta.npy", "frames.npy", "head", "label.npy"] + ["parts.npy"] * spec.reads_parts
     shuffling = {}
     if isinstance(spec.data, TrainDataConfig):
         shuffling = {
@@ -141,7 +151,7 @@ def _read(spec: PipelineSpec, files: Sequence[tuple[Path, Path]]) -> dict[str, D
     members = fn.readers.webdataset(
         paths=[str(tar) for tar, _ in files],
         index_paths=[str(index) for _, index in files],
-        ext=list(names),
+        ext=names,
         missing_component_behavior="error",
         shard_id=spec.partition.rank,  # DALI's "shards" are parts of the whole, one for each rank
         num_shards=spec.partition.world_size,

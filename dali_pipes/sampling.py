@@ -95,6 +95,18 @@ def all_dense(num_frames: DataNode, *, num_segments: int, clip_len: int, frame_i
     return _clip_frames(offsets, num_frames, clip_len=clip_len, frame_interval=frame_interval)
 
 
+def choose_part(parts: DataNode, fraction: DataNode, *, only_positive: bool) -> tuple[DataNode, DataNode]:
+    """First frame and number of frames of one part of an untrimmed video.  OmniSource, arXiv:2003.13042.
+
+    Args:
+        parts: (P, 3) INT32, a row a part: first frame, number of frames, 1 where it is positive; those first.
+        fraction: (1,) FLOAT64 in [0, 1): which part.
+    """
+    count = fn.reductions.sum(parts[:, 2], dtype=types.INT32) if only_positive else parts.shape()[0]
+    row = parts[scaled_int(fraction, count)[0]]
+    return row[0], row[1]
+
+
 def _clip_frames(offsets: DataNode, num_frames: DataNode, *, clip_len: int, frame_interval: int) -> DataNode:
     """Frames of the clips that start at `offsets` (N,)."""
     if clip_len > 1:

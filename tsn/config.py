@@ -74,6 +74,8 @@ class TrainDataConfig:
     """Probability that a video's frames are mirrored."""
     color_jitter: Fraction = 0.0
     """Brightness, contrast and saturation are each multiplied by a factor up to this far from 1.  RGB only."""
+    parts: Literal["whole", "positive", "random"] = "whole"
+    """Of untrimmed videos packed in parts: sample from all of it, from one positive part, or from any part."""
     class_balance: Fraction | None = None
     """Power of class-balanced sampling, with replacement: a class of n samples is drawn with a chance
     proportional to n ** power.  null: every sample once an epoch."""

@@ -4,6 +4,7 @@ from collections import defaultdict
 import numpy as np
 import pytest
 from graph_runner import run_graph
+from nvidia.dali import fn
 
 from dali_pipes import sampling
 from dali_pipes.graph_math import random_fractions
@@ -107,6 +108,20 @@ def test_random_dense_frames_start_anywhere_but_at_the_last_place():
     out = sample(sampling.random_dense, [80] * 2000, 8, 1, 1)
     assert set(out[:, 0].tolist()) == set(range(16))  # 16, the 17th start that fits, is never drawn
     assert (np.diff(out, axis=1) == 8).all()
+
+
+@pytest.mark.parametrize(
+    ("only_positive", "rows"), [(True, {(0, 7), (20, 3)}), (False, {(0, 7), (20, 3), (7, 13)})]
+)
+def test_a_part_is_drawn_from_the_positive_ones_or_from_all(only_positive, rows):
+    parts = np.array([[0, 7, 1], [20, 3, 1], [7, 13, 0]])
+
+    def choose(node):
+        return fn.stack(*sampling.choose_part(node, random_fractions(1), only_positive=only_positive))
+
+    drawn = [tuple(row) for row in run_graph([parts] * 600, choose).tolist()]
+    assert set(drawn) == rows
+    assert min(drawn.count(row) for row in rows) > 600 / len(rows) * 0.75
 
 
 def golden_groups(cases):
