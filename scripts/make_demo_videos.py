@@ -166,7 +166,8 @@ def paint_smear(
         matrix = np.array(
             ((cos, -sin, x - left - middle * (cos - sin)), (sin, cos, y - top - middle * (sin + cos)))
         )
-        layer += weight * cv2.warpAffine(sprite, matrix, (right - left, bottom - top))
+        moment = cv2.warpAffine(sprite, matrix, (right - left, bottom - top))
+        cv2.scaleAdd(moment, float(weight), layer, dst=layer)
     under = picture[top:bottom, left:right]
     under[:] = under * (1 - layer[..., 3:]) + layer[..., :3]
 
