@@ -55,7 +55,8 @@ class Run:
             raise UserError(
                 f"data.train.shards: {train_loader.num_samples} videos are fewer than one update needs: "
                 f"{self.global_batch_size} (data.train.batch_size {config.data.train.batch_size} "
-                f"x {world.world_size} ranks x train.accumulate {config.train.accumulate}); make one of them smaller"
+                f"x {world.world_size} ranks x train.accumulate {config.train.accumulate}); make one of them "
+                "smaller"
             )
         self.model = model.to(device)
         self.trained = _wrap(self.model, world, device, config.train.sync_bn, config.train.compile)

@@ -1,0 +1,61 @@
+"""Collectives, on two processes started as torchrun starts them."""
+
+import os
+import socket
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+from torch import nn
+
+from tsn.distributed import (
+    World,
+    any_rank,
+    broadcast_buffers,
+    from_main,
+    gather_to_main,
+    max_over_ranks,
+    start_world,
+    stop_world,
+    sum_over_ranks,
+)
+
+
+def use_every_collective(rank: int, port: int) -> None:
+    """Runs in a process of its own; an assertion that fails ends it with an error."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    world = start_world()
+    assert world == World(rank=rank, local_rank=rank, world_size=2, local_world_size=2)
+    assert world.is_main == (rank == 0)
+    assert any_rank(world, rank == 1)
+    assert not any_rank(world, False)
+    assert max_over_ranks(world, 10 * rank) == 10
+    assert sum_over_ranks(world, torch.tensor([1.0, rank])).tolist() == [2.0, 1.0]
+    assert gather_to_main(world, f"of {rank}") == (["of 0", "of 1"] if rank == 0 else None)
+    assert from_main(world, {"rank": rank}) == {"rank": 0}
+    norm = nn.BatchNorm1d(3)
+    norm.running_mean.fill_(float(rank + 5))
+    broadcast_buffers(world, norm)
+    assert norm.running_mean.tolist() == [5.0] * 3
+    stop_world()
+
+
+def test_two_ranks_agree():
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    mp.spawn(use_every_collective, args=(port,), nprocs=2)
+
+
+@pytest.fixture
+def alone(monkeypatch) -> World:
+    monkeypatch.delenv("RANK", raising=False)
+    return start_world()
+
+
+def test_without_torchrun_one_process_is_the_whole_world(alone):
+    assert alone == World(rank=0, local_rank=0, world_size=1, local_world_size=1)
+    assert (any_rank(alone, True), max_over_ranks(alone, 3), from_main(alone, "x")) == (True, 3, "x")
+    assert gather_to_main(alone, 7) == [7]
+    assert sum_over_ranks(alone, torch.ones(2)).tolist() == [1.0, 1.0]
