@@ -1,6 +1,15 @@
-"""Pack a list of videos into shards.
+"""Pack a list of videos, or of frames, flow, images or parts of videos, into shards.
 
     python scripts/make_shards.py --list train.txt --root videos/ --classes classes.txt --out data/k400/train
+
+With --source the list names something else than videos:
+    videos  path label [label ...]                      any file that FFmpeg reads
+    frames  dir num_frames label [label ...]            pictures dir/img_00001.jpg ...
+    flow    dir num_frames label [label ...]            grey pictures dir/x_00001.jpg, dir/y_00001.jpg ...
+    images  path label [label ...]                      single pictures
+    parts   dir label num_parts positive [positive ...] an untrimmed video, dir/part_0.mp4 ...
+With --with-offset frames and flow are clips: dir offset num_frames label [label ...]. A .json list holds
+{"filename": path, "label": id or [ids]}, for directories {"frame_dir": ..., "total_frames": n, "label": ...}.
 
 Killed at any moment and started again with the same command, it goes on where it was. Exit codes: 0 all
 videos are packed, 3 finished but some were rejected (see rejected.jsonl), 2 nothing was begun (the reason is
@@ -24,6 +33,7 @@ from shards.plan import Plan, make_plan
 from shards.pool import WorkerPool, available_cores
 from shards.progress import PackingError, ShardRecord, begin, claim_directory, load_records
 from shards.size import EXAMPLES
+from shards.source_format import KINDS, TEMPLATES, build_source_format
 from shards.sources import SourceListError, load_sources
 
 PACKED, REFUSED, SOME_REJECTED, INTERRUPTED = 0, 2, 3, 130
@@ -35,7 +45,16 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     add = parser.add_argument
-    add("--list", type=Path, required=True, metavar="FILE", help='lines "path label [label ...]"')
+    add("--list", type=Path, required=True, metavar="FILE", help="lines as --source says, or a .json list")
+    add("--source", choices=KINDS, default="videos", help="what the list names (default: %(default)s)")
+    add(
+        "--template",
+        help="file names in a directory, of number (flow: x or y, and number; default: "
+        f"{', '.join(f'{kind} {template}' for kind, template in TEMPLATES.items())})",
+    )
+    add("--start-index", type=int, metavar="N", help="number of the first file (default: 1, of parts 0)")
+    add("--with-offset", action="store_true", help="frames, flow: the list names clips of directories")
+    add("--category", help="of a .json list whose labels are {category: [ids]}")
     add(
         "--root",
         type=Path,
@@ -74,7 +93,11 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 
 def plan_from(args: argparse.Namespace) -> Plan:
+    source_format = build_source_format(
+        args.source, template=args.template, start_index=args.start_index, with_offset=args.with_offset
+    )
     encoding = EncodingOptions(
+        source_format=source_format,
         codec=args.codec,
         size=args.size,
         frame_stride=args.frame_stride,
@@ -83,9 +106,12 @@ def plan_from(args: argparse.Namespace) -> Plan:
         gop=args.gop,
         crf=args.crf,
     )
+    sources = load_sources(args.list, args.root, args.classes, source_format, category=args.category)
+    if sources.num_left_out:
+        print(f"{sources.num_left_out} samples without a label of category {args.category} are left out")
     return make_plan(
         args.out,
-        load_sources(args.list, args.root, args.classes),
+        sources,
         encoding=encoding,
         samples_per_shard=args.samples_per_shard,
         seed=args.seed,

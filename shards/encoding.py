@@ -1,21 +1,24 @@
-"""From one video file to the members of one sample; what runs in the worker processes."""
+"""From one source to the members of one sample; what runs in the worker processes."""
 
 import time
 from dataclasses import dataclass
 
 from shards import h264, jpeg
+from shards.opening import Frames, open_source
+from shards.parts import PartedVideo
 from shards.sample import Sample, stream_crc32, to_members
 from shards.size import parse_size
+from shards.source_format import VIDEOS, SourceFormat
 from shards.sources import Source
 from shards.stream import Codec, EncodedStream, VideoError
-from shards.video import Video, open_video
 
 
 @dataclass(frozen=True)
 class EncodingOptions:
-    """What a video is stored as.
+    """How a source is read, and what it is stored as.
 
     Attributes:
+        source_format: what the sources are.
         codec: "mjpeg" or "h264".
         size: as `parse_size` reads it.
         frame_stride: every how many-th frame is kept.
@@ -23,6 +26,7 @@ class EncodingOptions:
         gop, crf: of h264, see `h264.encode_gops`.
     """
 
+    source_format: SourceFormat = VIDEOS
     codec: Codec = "mjpeg"
     size: str = "source"
     frame_stride: int = 1
@@ -35,6 +39,11 @@ class EncodingOptions:
         parse_size(self.size)
         if self.codec not in ("mjpeg", "h264"):
             raise ValueError(f"--codec {self.codec}: expected mjpeg or h264")
+        if self.codec == "h264" and self.source_format.kind in ("flow", "images"):
+            raise ValueError(
+                f"--codec h264: not for --source {self.source_format.kind}: "
+                "H.264 packs moving pictures in colour; take --codec mjpeg"
+            )
         if self.subsampling not in jpeg.SUBSAMPLINGS:
             raise ValueError(
                 f"--subsampling {self.subsampling}: expected one of {', '.join(jpeg.SUBSAMPLINGS)}"
@@ -45,10 +54,21 @@ class EncodingOptions:
                 option = name.replace("_", "-")
                 raise ValueError(f"--{option} {getattr(self, name)}: expected {low} to {high}")
 
-    def of_codec(self) -> dict[str, str | int]:
-        """The options that shape the content; those of the other codec do not."""
+    def that_count(self) -> dict[str, str | int]:
+        """The options that shape the content; those of the other codec do not, nor has grey a subsampling."""
         own = ("quality", "subsampling") if self.codec == "mjpeg" else ("gop", "crf")
-        return {name: getattr(self, name) for name in ("codec", "size", "frame_stride", *own)}
+        if self.source_format.modality == "flow":
+            own = ("quality",)
+        names = ("codec", "size", "frame_stride", *own)
+        return self.source_format.options() | {name: getattr(self, name) for name in names}
+
+    @property
+    def mcu_height(self) -> int:
+        """Rows that a coded height is a multiple of."""
+        if self.codec == "h264":
+            return 2
+        channels = 2 if self.source_format.modality == "flow" else 3
+        return jpeg.rows_per_mcu(self.quality, self.subsampling, channels=channels)
 
 
 @dataclass(frozen=True)
@@ -114,10 +134,11 @@ def pack_video(task: Task) -> PackedSample | Rejected:
 
 
 def _encode(task: Task) -> Sample:
-    with open_video(task.source.path) as video:
-        stream = _encode_frames(video, task.options)
-        fps = video.fps / task.options.frame_stride if video.fps else None
-        original = [video.width, video.height]
+    with open_source(task.source, task.options.source_format) as frames:
+        stream = _encode_frames(frames, task.options)
+        parts = frames.table(task.source.positive) if isinstance(frames, PartedVideo) else None
+        fps = frames.fps / task.options.frame_stride if frames.fps else None
+        original = [frames.width, frames.height]
     info = {
         "name": task.source.name,
         "split": task.split,
@@ -127,14 +148,14 @@ def _encode(task: Task) -> Sample:
         "duration_s": round(stream.num_frames / fps, 6) if fps else None,
         "original_size": original,
         "stored_size": [stream.width, stream.height],
-        "options": task.options.of_codec(),
+        "options": task.options.that_count(),
         "stream_crc32": stream_crc32(stream.data),
     }
-    return Sample(sample_id=task.sample_id, labels=task.source.labels, stream=stream, info=info)
+    return Sample(task.sample_id, task.source.labels, stream, info, parts)
 
 
-def _encode_frames(video: Video, options: EncodingOptions) -> EncodedStream:
-    frames = video.iter_frames(parse_size(options.size).apply, options.frame_stride)
+def _encode_frames(source: Frames, options: EncodingOptions) -> EncodedStream:
+    frames = source.iter_frames(parse_size(options.size).apply, options.frame_stride)
     if options.codec == "mjpeg":
         return jpeg.encode_pictures(frames, quality=options.quality, subsampling=options.subsampling)
     return h264.encode_gops(frames, gop=options.gop, crf=options.crf)
@@ -145,9 +166,8 @@ def _check(sample: Sample) -> None:
     stream = sample.stream
     decoded = 0
     for frames in sample.iter_stacks():
-        if frames.shape[1:] != (stream.height, stream.width, 3):
-            raise VideoError(
-                f"its stored frames decode to {frames.shape[1:]}, not to {(stream.height, stream.width, 3)}"
-            )
+        expected = (stream.height, stream.width, stream.channels)
+        if frames.shape[1:] != expected:
+            raise VideoError(f"its stored frames decode to {frames.shape[1:]}, not to {expected}")
         decoded += len(frames)
     assert decoded == stream.num_frames, "a sample without all of its frames"

@@ -146,37 +146,44 @@ def stitch(head: bytes, height_offset: int, padded_height: int, scans: Sequence[
     return b"".join([*parts, _EOI])
 
 
-def rows_per_mcu(quality: int, subsampling: str) -> int:
-    """Rows of an MCU in pictures encoded this way: read from one, not assumed."""
-    return parse_header(_encode(np.zeros((16, 16, 3), np.uint8), quality, subsampling)).mcu_height
+def rows_per_mcu(quality: int, subsampling: str, *, channels: int = 3) -> int:
+    """Rows of an MCU in pictures encoded this way: read from one, not assumed.
+
+    `channels` as those of the frames: 3, or 2 for flow.
+    """
+    planes = np.zeros((16, 16, 3 if channels == 3 else 1), np.uint8)
+    return parse_header(_encode(planes, quality, subsampling)).mcu_height
 
 
 def encode_pictures(frames: Iterable[np.ndarray], *, quality: int, subsampling: str) -> EncodedStream:
     """Encode frames as standard JPEG pictures one after another.
 
     Args:
-        frames: (H, W, 3) uint8 RGB each, at least one, all of one size.
+        frames: (H, W, 3) uint8 RGB each, or (H, W, 2) uint8 optical flow, x and y, of which each becomes a
+            grey picture; at least one, all of one size.
         quality: 1..100, libjpeg's scale.
-        subsampling: one of `SUBSAMPLINGS`.
+        subsampling: one of `SUBSAMPLINGS`; without a meaning for flow.
 
     Raises:
         VideoError: the frames are too large for the format.
     """
-    mcu_height = rows_per_mcu(quality, subsampling)
     pictures, lengths = [], []
-    header, height, width, padded_height = b"", 0, 0, 0
+    header, height, width, channels, padded_height, mcu_height = b"", 0, 0, 3, 0, 0
     for frame in frames:
-        height, width = frame.shape[:2]
+        height, width, channels = frame.shape
+        mcu_height = mcu_height or rows_per_mcu(quality, subsampling, channels=channels)
         padded_height = -(-height // mcu_height) * mcu_height
         if max(width, padded_height) > MAX_SIDE:
             raise VideoError(
                 f"frames of {width}x{height}: a JPEG picture has sides of at most {MAX_SIDE} pixels"
             )
-        picture = _encode(pad_frame(frame, padded_height, width), quality, subsampling)
-        previous, (header, scan) = header, split_picture(picture)
-        assert previous in (b"", header), "pictures of one video have different headers"
-        lengths.append((len(header) + (len(_EOI) if pictures else 0), len(scan)))
-        pictures.append(picture)
+        padded = pad_frame(frame, padded_height, width)
+        for planes in [padded] if channels == 3 else np.split(padded, channels, axis=2):
+            picture = _encode(planes, quality, subsampling)
+            previous, (header, scan) = header, split_picture(picture)
+            assert previous in (b"", header), "pictures of one video have different headers"
+            lengths.append((len(header) + (len(_EOI) if pictures else 0), len(scan)))
+            pictures.append(picture)
     head, height_offset = stitchable_head(header)
     return EncodedStream(
         codec="mjpeg",
@@ -184,7 +191,7 @@ def encode_pictures(frames: Iterable[np.ndarray], *, quality: int, subsampling: 
         units=unit_table(lengths),
         head=head,
         height_offset=height_offset,
-        num_frames=len(pictures),
+        num_frames=len(pictures) // (1 if channels == 3 else channels),
         width=width,
         height=height,
         padded_height=padded_height,
@@ -196,27 +203,35 @@ def decode_pictures(stream: EncodedStream, frame_indices: Sequence[int]) -> np.n
     """Decode single frames of an mjpeg stream through one stitched picture.
 
     Returns:
-        (len(frame_indices), height, width, 3) uint8.
+        (len(frame_indices), height, width, 3) uint8 RGB, or (..., 2) of flow: x and y.
 
     Raises:
         VideoError: libjpeg cannot decode the picture.
         ValueError: as `stitch`.
     """
-    units = stream.units[np.asarray(frame_indices)].tolist()
+    per_frame, channels = stream.pictures_per_frame, stream.channels
+    pictures = np.asarray(frame_indices)[:, None] * per_frame + np.arange(per_frame)
+    units = stream.units[pictures.reshape(-1)].tolist()
     scans = [stream.data[start : start + length] for start, length in units]
     picture = stitch(stream.head, stream.height_offset, stream.padded_height, scans)
     try:
         rows = np.asarray(Image.open(io.BytesIO(picture), formats=["JPEG"]))
     except (OSError, SyntaxError) as error:
         raise VideoError(f"its JPEG pictures cannot be decoded: {error}") from error
-    expected = (len(scans) * stream.padded_height, stream.width, 3)
+    expected = (len(scans) * stream.padded_height, stream.width, *([3] if channels == 3 else []))
     if rows.shape != expected:
         raise VideoError(f"its stitched pictures decode to {rows.shape}, expected {expected}")
-    return rows.reshape(len(scans), stream.padded_height, stream.width, 3)[:, : stream.height]
+    stack = rows.reshape(-1, per_frame, stream.padded_height, stream.width, channels // per_frame)
+    visible = stack[:, :, : stream.height]  # (T, pictures, H, W, channels of a picture)
+    return visible[:, 0] if per_frame == 1 else np.moveaxis(visible[..., 0], 1, -1)
 
 
-def _encode(frame: np.ndarray, quality: int, subsampling: str) -> bytes:
+def _encode(planes: np.ndarray, quality: int, subsampling: str) -> bytes:
+    """One picture of (H, W, 3) or, grey, of (H, W, 1)."""
     target = io.BytesIO()
-    chroma = ":".join(subsampling)
-    Image.fromarray(frame).save(target, "JPEG", quality=quality, subsampling=chroma, optimize=False)
+    if planes.shape[2] == 1:
+        Image.fromarray(planes[..., 0]).save(target, "JPEG", quality=quality, optimize=False)
+    else:
+        chroma = ":".join(subsampling)
+        Image.fromarray(planes).save(target, "JPEG", quality=quality, subsampling=chroma, optimize=False)
     return target.getvalue()

@@ -46,7 +46,8 @@ class Manifest:
     Attributes:
         dataset, split: names for people.
         codec: "mjpeg" or "h264".
-        modality: "rgb".
+        modality: "rgb", or "flow": a frame is two grey pictures, x and y of optical flow.
+        has_parts: whether the samples are untrimmed videos with a `parts.npy`.
         num_samples, num_rejected: videos packed, and left out (see rejected.jsonl).
         num_classes, classes: how many, and their names in the order of the labels (None: not known).
         multi_label: whether a sample has a number of labels other than one.
@@ -63,6 +64,7 @@ class Manifest:
     split: str
     codec: str
     modality: str
+    has_parts: bool
     num_samples: int
     num_rejected: int
     num_classes: int

@@ -6,7 +6,6 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from pathlib import Path
 
-from shards import jpeg
 from shards.encoding import PackedSample, Rejected, Task
 from shards.files import write_atomically
 from shards.manifest import Manifest, write_manifest
@@ -32,7 +31,7 @@ def estimate_bytes(
         None where none of the few could be packed, and 0 where nothing is left to do.
     """
     tasks = [task for number in _remaining(plan, done) for task in plan.tasks_of_shard(number)]
-    by_size = sorted(tasks, key=lambda task: task.source.size_bytes)
+    by_size = sorted(tasks, key=lambda task: (task.source.size_bytes, task.source.count))
     num_videos = min(num_videos, len(tasks))
     chosen = [by_size[(2 * i + 1) * len(tasks) // (2 * num_videos)] for i in range(num_videos)]
     results = _pack_in_order(pool, chosen)
@@ -143,12 +142,12 @@ def _manifest(plan: Plan, records: list[ShardRecord]) -> Manifest:
     widths, heights, padded_heights = zip(*{size for record in records for size in record.sizes}, strict=True)
     short_sides = [min(size) for size in zip(widths, heights, strict=True)]
     encoding = plan.encoding
-    mjpeg = encoding.codec == "mjpeg"
     return Manifest(
         dataset=plan.dataset,
         split=plan.split,
         codec=encoding.codec,
-        modality="rgb",
+        modality=encoding.source_format.modality,
+        has_parts=encoding.source_format.kind == "parts",
         num_samples=sum(shard.num_samples for shard in shards),
         num_rejected=sum(len(record.rejected) for record in records),
         num_classes=len(plan.classes),
@@ -164,7 +163,7 @@ def _manifest(plan: Plan, records: list[ShardRecord]) -> Manifest:
         min_short_side=min(short_sides),
         max_short_side=max(short_sides),
         max_padded_height=max(padded_heights),
-        mcu_height=jpeg.rows_per_mcu(encoding.quality, encoding.subsampling) if mjpeg else 2,
+        mcu_height=encoding.mcu_height,
         options=plan.options,
         shards=shards,
     )

@@ -65,12 +65,13 @@ def make_plan(
     """
     if samples_per_shard < 1:
         raise ValueError(f"--samples-per-shard {samples_per_shard}: expected 1 or more")
-    options = encoding.of_codec() | {
+    options = encoding.that_count() | {
         "samples_per_shard": samples_per_shard,
         "seed": seed,
         "dataset": dataset,
         "split": split,
         "list_sha256": source_list.list_sha256,
+        "category": source_list.category,
         "classes_sha256": source_list.classes_sha256,
     }
     return Plan(

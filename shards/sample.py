@@ -25,7 +25,7 @@ STREAM_MEMBERS: tuple[Codec, ...] = (
     "mjpeg",
     "h264",
 )  # named like the codec, and last in a sample: the small members lie together
-SMALL_MEMBERS = ("meta.npy", "frames.npy", "head", "label.npy", "cls", "json")
+SMALL_MEMBERS = ("meta.npy", "frames.npy", "parts.npy", "head", "label.npy", "cls", "json")
 MAX_STACK_PIXELS = 2**21  # of frames decoded at once: 6 MB of RGB; more only costs fresh memory
 
 
@@ -38,19 +38,24 @@ class Sample:
         labels: class ids, at least one.
         stream: the encoded frames.
         info: the `json` member.
+        parts: of an untrimmed video, packed as parts one after another: (P, 3) int32, first frame, number of
+            frames and whether the part is a positive (1 or 0), the positive ones first. None for others.
     """
 
     sample_id: int
     labels: tuple[int, ...]
     stream: EncodedStream
     info: dict[str, Any]
+    parts: np.ndarray | None = None
 
     @property
     def key(self) -> str:
         return sample_key(self.sample_id)
 
     def decode(self, frame_indices: list[int]) -> np.ndarray:
-        """(len(frame_indices), height, width, 3) uint8 RGB frames, through the same path as in training.
+        """(len(frame_indices), height, width, channels) uint8 frames, through the same path as in training.
+
+        3 channels are RGB; 2 are optical flow, x and y.
 
         Raises:
             VideoError: they cannot be decoded, or not to the size that `stream` states.
@@ -68,7 +73,7 @@ class Sample:
         """Decode all frames, in stacks that fit into one stitched picture and little memory."""
         stream = self.stream
         rows = min(jpeg.MAX_SIDE, MAX_STACK_PIXELS // stream.width)
-        size = max(1, rows // stream.padded_height)
+        size = max(1, rows // (stream.padded_height * stream.pictures_per_frame))
         if size > stream.frames_per_unit:
             size -= size % stream.frames_per_unit
         for start in range(0, stream.num_frames, size):
@@ -80,9 +85,10 @@ def sample_key(sample_id: int) -> str:
     return f"{sample_id:08d}"
 
 
-def expected_members(codec: str, num_labels: int) -> tuple[str, ...]:
+def expected_members(codec: str, num_labels: int, *, has_parts: bool) -> tuple[str, ...]:
     """Names of a sample's members, in their order in the tar."""
-    return (*(name for name in SMALL_MEMBERS if name != "cls" or num_labels == 1), codec)
+    absent = {name for name, there in (("cls", num_labels == 1), ("parts.npy", has_parts)) if not there}
+    return (*(name for name in SMALL_MEMBERS if name not in absent), codec)
 
 
 def to_members(sample: Sample) -> dict[str, bytes]:
@@ -98,7 +104,10 @@ def to_members(sample: Sample) -> dict[str, bytes]:
         "json": json.dumps(sample.info, sort_keys=True, ensure_ascii=False).encode(),
         stream.codec: stream.data,
     }
-    return {name: contents[name] for name in expected_members(stream.codec, len(sample.labels))}
+    if sample.parts is not None:
+        contents["parts.npy"] = _npy(sample.parts)
+    names = expected_members(stream.codec, len(sample.labels), has_parts=sample.parts is not None)
+    return {name: contents[name] for name in names}
 
 
 def from_members(members: Mapping[str, bytes]) -> Sample:
@@ -113,7 +122,8 @@ def from_members(members: Mapping[str, bytes]) -> Sample:
             f"{' or '.join(STREAM_MEMBERS)}: no such member; there are {', '.join(members) or 'none'}"
         )
     labels = _load_npy(members, "label.npy", np.int64, ndim=1)
-    for name in expected_members(codec, len(labels)):
+    has_parts = "parts.npy" in members
+    for name in expected_members(codec, len(labels), has_parts=has_parts):
         if name not in members:
             raise ValueError(f"{name}: no such member; there are {', '.join(members)}")
     meta_values = _load_npy(members, "meta.npy", np.int32, ndim=1)
@@ -123,13 +133,14 @@ def from_members(members: Mapping[str, bytes]) -> Sample:
         )
     meta = dict(zip(META_FIELDS, meta_values.tolist(), strict=True))
     units = _load_npy(members, "frames.npy", np.int32, ndim=2)
+    parts = _load_npy(members, "parts.npy", np.int32, ndim=2) if has_parts else None
     try:
         info = json.loads(members["json"])
     except ValueError as error:
         raise ValueError(f"json: not JSON: {error}") from error
     sample_id = meta.pop("sample_id")
     stream = EncodedStream(codec=codec, data=members[codec], units=units, head=members["head"], **meta)
-    return Sample(sample_id=sample_id, labels=tuple(labels.tolist()), stream=stream, info=info)
+    return Sample(sample_id, tuple(labels.tolist()), stream, info, parts)
 
 
 def stream_crc32(data: bytes) -> int:

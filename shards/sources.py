@@ -1,13 +1,12 @@
-"""The list of videos and the class file: read as a whole, all faults reported at once."""
+"""The list of what is packed and the class file: read as a whole, all faults reported at once."""
 
 import hashlib
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
-# The labels are the whole numbers at the end of the line, so that a path may contain spaces.
-_LINE = re.compile(r"(?P<path>.*?\S)(?P<labels>(?:\s+[+-]?\d+)+)\s*")
+from shards.list_entries import Entry, ListItem, iter_lines, load_json_items
+from shards.source_format import VIDEOS, SourceFormat
 
 
 class SourceListError(Exception):
@@ -16,48 +15,78 @@ class SourceListError(Exception):
 
 @dataclass(frozen=True)
 class Source:
-    """One video of a list.
+    """One entry of a list: a file, or a directory.
 
     Attributes:
-        name: its path as the list gives it.
+        name: its path as the list gives it; of a clip `path:offset+num_frames`.
         path: where it lies.
         labels: class ids.
-        size_bytes: of the file.
+        size_bytes: of a file; 0 for a directory.
+        count: frames or parts of a directory; 1 for a file.
+        offset: first frame of a clip within its directory, counted from 0.
+        positive: the parts that show the class.
     """
 
     name: str
     path: str
     labels: tuple[int, ...]
     size_bytes: int
+    count: int = 1
+    offset: int = 0
+    positive: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class SourceList:
-    """All videos of a split, in the order of the list, and the class names in the order of the labels."""
+    """All sources of a split, in the order of the list, and the class names in the order of the labels.
+
+    `category`: that of the labels, where the list has several; `num_left_out` of its entries have none of it.
+    """
 
     sources: tuple[Source, ...]
     classes: tuple[str, ...]
     list_sha256: str
     classes_sha256: str
+    category: str | None = None
+    num_left_out: int = 0
 
 
-def load_sources(list_path: Path, root: Path, classes_path: Path | None) -> SourceList:
-    """Read a list of lines `path label [label ...]` and a file with one class name a line.
+def load_sources(
+    list_path: Path,
+    root: Path,
+    classes_path: Path | None,
+    source_format: SourceFormat = VIDEOS,
+    *,
+    category: str | None = None,
+) -> SourceList:
+    """Read a list and a file with one class name a line.
 
     A path is relative to `root`; an absolute one stands for itself. Empty lines are skipped in the list and
     at the end of the class file.
+
+    Args:
+        list_path: lines as `source_format.expected_line` says, or JSON (suffix .json), see `load_json_items`.
+        root: directory of the paths.
+        classes_path: the class file.
+        source_format: what the entries are.
+        category: of a JSON list whose labels have several; samples without it are left out.
 
     Raises:
         SourceListError: names every fault of both files, with line numbers.
     """
     faults: list[str] = []
     class_text = _read(classes_path, "class file", "--classes FILE with one class name a line", faults)
-    list_text = _read(list_path, "list", '--list FILE with lines "path label [label ...]"', faults)
+    lines = f'--list FILE with lines "{source_format.expected_line}"'
+    list_text = _read(list_path, "list", lines, faults)
     classes = _parse_classes(classes_path, class_text, faults) if class_text is not None else []
-    sources = _parse_list(list_path, list_text, root, len(classes), faults) if list_text is not None else []
+    items, num_left_out = [], 0
+    if list_text is not None:
+        items, num_left_out = _load_items(list_path, list_text, source_format, category, faults)
+    sources = _check_items(list_path, items, root, source_format, len(classes), faults)
     if faults or classes_path is None:
         raise SourceListError("\n".join(faults))
-    return SourceList(tuple(sources), tuple(classes), _sha256(list_path), _sha256(classes_path))
+    digests = _sha256(list_path), _sha256(classes_path)
+    return SourceList(tuple(sources), tuple(classes), *digests, category, num_left_out)
 
 
 def _read(path: Path | None, what: str, expected: str, faults: list[str]) -> str | None:
@@ -91,31 +120,71 @@ def _parse_classes(path: Path | None, text: str, faults: list[str]) -> list[str]
     return classes
 
 
-def _parse_list(path: Path, text: str, root: Path, num_classes: int, faults: list[str]) -> list[Source]:
+def _load_items(
+    path: Path, text: str, source_format: SourceFormat, category: str | None, faults: list[str]
+) -> tuple[list[ListItem], int]:
+    items, num_left_out = [], 0
+    if path.suffix == ".json":
+        try:
+            items, num_left_out = load_json_items(text, source_format, category)
+        except ValueError as error:
+            faults.append(f"{path}: {error}")
+            return [], 0
+    elif category is not None:
+        faults.append(f"--category {category}: {path} is not a .json list, only these have categories")
+    else:
+        items = list(iter_lines(text, source_format))
+    if not items and num_left_out:
+        faults.append(f"--category {category}: none of the {num_left_out} samples of {path} has it")
+    elif not items and not faults:
+        faults.append(f'{path}: empty, expected lines "{source_format.expected_line}"')
+    return items, num_left_out
+
+
+def _check_items(
+    path: Path,
+    items: list[ListItem],
+    root: Path,
+    source_format: SourceFormat,
+    num_classes: int,
+    faults: list[str],
+) -> list[Source]:
+    """The sources of all good items; what is wrong with the others joins the faults."""
+    is_json = path.suffix == ".json"
     sources: list[Source] = []
-    first_line: dict[str, int] = {}
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip():
-            continue
-        found = _LINE.fullmatch(line.strip())
-        if not found:
-            expected = 'expected "path label [label ...]"'
-            faults.append(f'{path}:{number}: "{line.strip()}" does not end with a label, {expected}')
-            continue
-        name, labels = found["path"], tuple(int(word) for word in found["labels"].split())
-        file = os.path.normpath(root / name)
-        problems = _label_problems(labels, num_classes)
-        if file in first_line:
-            problems.append(f"{name} stands on line {first_line[file]} already")
-        elif not os.path.isfile(file):
-            problems.append(f"{file}: no such file")
-        first_line.setdefault(file, number)
-        faults += [f"{path}:{number}: {problem}" for problem in problems]
-        if not problems:
-            sources.append(Source(name, file, labels, os.path.getsize(file)))
-    if not first_line and not faults:
-        faults.append(f'{path}: empty, expected lines "path label [label ...]"')
+    first_place: dict[tuple[str | int, ...], str] = {}
+    for item in items:
+        problems = list(item.problems)
+        if item.entry is not None:
+            source, key = _locate(item.entry, root, source_format)
+            problems += _label_problems(source.labels, num_classes)
+            if key in first_place:
+                problems.append(f"{source.name} stands {first_place[key]} already")
+            elif not (os.path.isdir if source_format.has_directories else os.path.isfile)(source.path):
+                what = "directory" if source_format.has_directories else "file"
+                problems.append(f"{source.path}: no such {what}")
+            elif not problems:
+                sources.append(source)
+            first_place.setdefault(key, f"in entry {item.number}" if is_json else f"on line {item.number}")
+        where = f"{path}[{item.number}]" if is_json else f"{path}:{item.number}"
+        faults += [f"{where}: {problem}" for problem in problems]
     return sources
+
+
+def _locate(entry: Entry, root: Path, source_format: SourceFormat) -> tuple[Source, tuple[str | int, ...]]:
+    """The source of an entry, and by what two entries are the same."""
+    path = os.path.normpath(root / entry.path)
+    is_clip = source_format.with_offset
+    source = Source(
+        name=f"{entry.path}:{entry.offset}+{entry.count}" if is_clip else entry.path,
+        path=path,
+        labels=entry.labels,
+        size_bytes=os.path.getsize(path) if os.path.isfile(path) else 0,
+        count=entry.count,
+        offset=entry.offset,
+        positive=entry.positive,
+    )
+    return source, (path, entry.offset, entry.count) if is_clip else (path,)
 
 
 def _label_problems(labels: tuple[int, ...], num_classes: int) -> list[str]:

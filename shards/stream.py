@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 
 Codec = Literal["mjpeg", "h264"]
+Modality = Literal["rgb", "flow"]
 MAX_STREAM_BYTES = 2**31 - 1  # the frame table is int32: DALI slices with nothing wider
 
 
@@ -21,10 +22,10 @@ class EncodedStream:
         codec: "mjpeg" or "h264".
         data: the elementary stream.
         units: (num_units, 2) int32, start and length in bytes of each unit inside `data`. A unit of mjpeg is
-            the entropy-coded scan of one picture, a unit of h264 one closed GOP.
+            the entropy-coded scan of one picture, a unit of h264 one closed GOP. Flow: x0 y0 x1 y1 ...
         head: header of a stitched JPEG picture, from SOI to the end of SOS; empty for h264.
         height_offset: where in `head` the picture height stands, 2 bytes, big-endian; 0 for h264.
-        num_frames: frames in the stream.
+        num_frames: frames in the stream; one of flow is a pair of pictures.
         width, height: visible pixels.
         padded_height: rows of a coded picture; those from `height` on repeat the last visible one.
         frames_per_unit: 1 for mjpeg, the GOP length for h264 (the last GOP may be shorter).
@@ -40,6 +41,17 @@ class EncodedStream:
     height: int
     padded_height: int
     frames_per_unit: int
+
+    @property
+    def channels(self) -> int:
+        """Of a decoded frame: 3 (RGB), or 2 (x and y of optical flow, each stored as a grey picture)."""
+        num_components = self.head[self.height_offset + 4 : self.height_offset + 5]  # of the SOF segment
+        return 2 if num_components == b"\x01" else 3
+
+    @property
+    def pictures_per_frame(self) -> int:
+        """Coded pictures in a frame: 2 for flow, otherwise 1."""
+        return 2 if self.channels == 2 else 1
 
 
 def unit_table(lengths: list[tuple[int, int]]) -> np.ndarray:
@@ -64,7 +76,7 @@ def unit_table(lengths: list[tuple[int, int]]) -> np.ndarray:
 
 
 def pad_frame(frame: np.ndarray, rows: int, columns: int) -> np.ndarray:
-    """`frame` (H, W, 3) uint8 grown to (rows, columns, 3) at the bottom and the right by repeating its
+    """`frame` (H, W, C) uint8 grown to (rows, columns, C) at the bottom and the right by repeating its
     edge."""
     height, width = frame.shape[:2]
     if (height, width) == (rows, columns):

@@ -24,8 +24,7 @@ class ShardCheck:
 
     directory: Path
     shard: ShardFile
-    codec: str
-    num_classes: int
+    manifest: Manifest
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ def iter_reports(directory: Path, manifest: Manifest, pool: WorkerPool) -> Itera
     """Check the shards of a directory in the processes of `pool`, which apply `check_shard`: a report for
     each of
     them, in order, and one for the whole."""
-    checks = [ShardCheck(directory, shard, manifest.codec, manifest.num_classes) for shard in manifest.shards]
+    checks = [ShardCheck(directory, shard, manifest) for shard in manifest.shards]
     num_samples = num_frames = 0
     for check, result in zip(checks, pool.run_in_order(checks), strict=True):
         report = ShardReport((f"{check.shard.name}: {result}",), 0, 0) if isinstance(result, Died) else result
@@ -145,16 +144,20 @@ def _check_sample(key: str, contents: dict[str, bytes], check: ShardCheck) -> tu
         return [*faults, f"frames.npy: {units_fault}"], sample.stream.num_frames
     try:
         faults += _decode_faults(sample)
+        parts_fault = _parts_fault(sample.parts, sample.stream.num_frames)
+        faults += [f"parts.npy: {parts_fault}"] if parts_fault else []
     except (VideoError, ValueError) as error:
         faults.append(f"{sample.stream.codec}: {error}")
     return faults, sample.stream.num_frames
 
 
 def _sample_faults(key: str, contents: dict[str, bytes], sample: Sample, check: ShardCheck) -> Iterator[str]:
-    stream, labels = sample.stream, sample.labels
-    if stream.codec != check.codec:
-        yield f"{stream.codec}: the manifest says {check.codec}"
-    names = expected_members(stream.codec, len(labels))
+    stream, labels, manifest = sample.stream, sample.labels, check.manifest
+    if stream.codec != manifest.codec:
+        yield f"{stream.codec}: the manifest says {manifest.codec}"
+    if (stream.channels == 2) != (manifest.modality == "flow"):
+        yield f"head: {'grey' if stream.channels == 2 else 'RGB'} pictures in shards of {manifest.modality}"
+    names = expected_members(stream.codec, len(labels), has_parts=manifest.has_parts)
     if tuple(contents) != names:
         yield f"members {', '.join(contents)}; expected {', '.join(names)}"
     if sample.key != key:
@@ -165,8 +168,8 @@ def _sample_faults(key: str, contents: dict[str, bytes], sample: Sample, check: 
         yield f"label.npy: {list(labels)}, json says {sample.info.get('labels')}"
     if len(labels) == 1 and contents["cls"] != str(labels[0]).encode():
         yield f"cls: {contents['cls']!r}, label.npy says {labels[0]}"
-    if not all(0 <= label < check.num_classes for label in labels):
-        yield f"label.npy: {list(labels)}, the manifest has {check.num_classes} classes"
+    if not all(0 <= label < manifest.num_classes for label in labels):
+        yield f"label.npy: {list(labels)}, the manifest has {manifest.num_classes} classes"
 
 
 def _units_fault(sample: Sample) -> str | None:
@@ -175,12 +178,28 @@ def _units_fault(sample: Sample) -> str | None:
     sizes = (stream.num_frames, stream.frames_per_unit, stream.width, stream.height)
     if min(sizes) < 1 or stream.padded_height < stream.height:
         return "meta.npy has impossible sizes"
-    num_units = -(-stream.num_frames // stream.frames_per_unit)
+    num_units = -(-stream.num_frames // stream.frames_per_unit) * stream.pictures_per_frame
     if units.shape != (num_units, 2):
         return f"shape {units.shape}, expected {(num_units, 2)}"
     starts, ends = units[:, 0].astype(np.int64), units.astype(np.int64).sum(axis=1)
     if (units < 0).any() or (starts[1:] < ends[:-1]).any() or ends[-1] > len(stream.data):
         return f"units that overlap or lie outside of the stream of {len(stream.data)} bytes"
+    return None
+
+
+def _parts_fault(parts: np.ndarray | None, num_frames: int) -> str | None:
+    """Why the table cannot be right for a sample of this length, or None."""
+    if parts is None:
+        return None
+    if parts.ndim != 2 or parts.shape[1] != 3 or not len(parts):
+        return f"shape {parts.shape}, expected a row of 3 for each part"
+    starts, lengths, positive = parts.T
+    by_start = np.argsort(starts, kind="stable")
+    ends = np.cumsum(lengths[by_start])
+    if (lengths < 1).any() or ends[-1] != num_frames or (starts[by_start] != ends - lengths[by_start]).any():
+        return f"its parts do not follow one another from 0 to {num_frames}"
+    if not np.isin(positive, (0, 1)).all() or (np.diff(positive) > 0).any():
+        return "the positive parts (1) do not stand before the others (0)"
     return None
 
 
@@ -191,7 +210,7 @@ def _decode_faults(sample: Sample) -> Iterator[str]:
         header, _ = jpeg.split_picture(stream.data[: start + length + 2])
         if jpeg.stitchable_head(header) != (stream.head, stream.height_offset):
             yield "head: does not belong to the pictures of the stream"
-    expected = (stream.height, stream.width, 3)
+    expected = (stream.height, stream.width, stream.channels)
     for frames in sample.iter_stacks():
         if frames.shape[1:] != expected:
             yield f"{stream.codec}: frames decode to {frames.shape[1:]}, meta.npy says {expected}"

@@ -80,6 +80,7 @@ def _manifest(streams, shards, codec: str, num_classes: int, labels) -> Manifest
         split="train",
         codec=codec,
         modality="rgb",
+        has_parts=False,
         num_samples=len(streams),
         num_rejected=0,
         num_classes=num_classes,

@@ -28,6 +28,7 @@ def test_a_packed_video_and_its_figures(tmp_path):
         "original_size": [60, 44],
         "stored_size": [60, 44],
         "options": {
+            "source": "videos",
             "codec": "mjpeg",
             "size": "source",
             "frame_stride": 2,
@@ -101,5 +102,6 @@ def test_options_out_of_range_are_refused(options, message):
 
 
 def test_options_of_the_other_codec_do_not_count():
-    assert EncodingOptions(codec="h264", quality=50).of_codec() == EncodingOptions(codec="h264").of_codec()
-    assert EncodingOptions(gop=4).of_codec() == EncodingOptions().of_codec()
+    of_h264 = EncodingOptions(codec="h264", quality=50).that_count()
+    assert of_h264 == EncodingOptions(codec="h264").that_count()
+    assert EncodingOptions(gop=4).that_count() == EncodingOptions().that_count()

@@ -23,6 +23,7 @@ def manifest_of(tar=b"tar", index="index"):
         split="train",
         codec="mjpeg",
         modality="rgb",
+        has_parts=False,
         num_samples=2,
         num_rejected=0,
         num_classes=2,

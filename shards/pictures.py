@@ -1,0 +1,103 @@
+"""Frames that lie in picture files: one picture, a folder of them, or a folder of optical flow."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from shards.stream import VideoError
+from shards.video import open_video
+
+_BAD_PICTURE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+
+
+class PictureFrames:
+    """Frames from files, read as they are asked for.
+
+    Attributes:
+        width, height: pixels of the first.
+        fps: None, pictures have no clock.
+    """
+
+    fps = None
+
+    def __init__(self, directory: Path, frames: Sequence[tuple[str, ...]], *, grey: bool = False) -> None:
+        """Open the first picture.
+
+        Args:
+            directory: of the files.
+            frames: names of the files of each frame: one in colour, or x and y of optical flow.
+            grey: read one channel of each file, not RGB.
+
+        Raises:
+            VideoError: the first picture cannot be read.
+        """
+        self._directory = directory
+        self._frames = frames
+        self._read = read_grey if grey else read_rgb
+        # Bicubic overshoots at edges, which would make displacements that the source has nowhere.
+        self._filter = Image.Resampling.BILINEAR if grey else Image.Resampling.BICUBIC
+        self.width, self.height = self._open(frames[0][0]).size
+
+    def iter_frames(
+        self, choose_size: Callable[[int, int], tuple[int, int]], frame_stride: int = 1
+    ) -> Iterator[np.ndarray]:
+        """Yield every `frame_stride`-th frame, (H, W, 3) uint8 RGB, or (H, W, 2) uint8 x and y of flow.
+
+        Args:
+            choose_size: stored (width, height) from that of the first picture; other pictures are scaled to
+                it. The values of flow stay as they are.
+            frame_stride: 1 = every frame.
+
+        Raises:
+            VideoError: a file is missing or cannot be read; names it.
+        """
+        size = choose_size(self.width, self.height)
+        for names in self._frames[::frame_stride]:
+            pictures = [self._open(name) for name in names]
+            scaled = [p if p.size == size else p.resize(size, self._filter) for p in pictures]
+            yield np.asarray(scaled[0]) if len(scaled) == 1 else np.stack(scaled, axis=-1)
+
+    def _open(self, name: str) -> Image.Image:
+        try:
+            return self._read(self._directory / name)
+        except FileNotFoundError as error:
+            raise VideoError(f"{name}: no such file") from error
+        except VideoError as error:
+            raise VideoError(f"{name}: {error}") from error
+
+
+def read_rgb(path: Path) -> Image.Image:
+    """An RGB picture, upright, of any file that Pillow or FFmpeg can read; of an animation its first frame.
+
+    Raises:
+        VideoError: neither of them can.
+        FileNotFoundError: there is none.
+    """
+    try:
+        with Image.open(path) as picture:
+            return ImageOps.exif_transpose(picture).convert("RGB")
+    except FileNotFoundError:
+        raise
+    except UnidentifiedImageError:
+        with open_video(path) as video:
+            return Image.fromarray(next(video.iter_frames()))
+    except _BAD_PICTURE as error:
+        raise VideoError(f"cannot be decoded: {error}") from error
+
+
+def read_grey(path: Path) -> Image.Image:
+    """A picture as one channel, as it lies in the file.
+
+    Raises:
+        VideoError: Pillow cannot read it.
+        FileNotFoundError: there is none.
+    """
+    try:
+        with Image.open(path) as picture:
+            return picture.convert("L")
+    except FileNotFoundError:
+        raise
+    except _BAD_PICTURE as error:
+        raise VideoError(f"cannot be decoded: {error}") from error
