@@ -8,11 +8,14 @@ than `fn.resize`.
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import Any
 
 import cv2
 import numpy as np
-from nvidia.dali import fn, types
+from nvidia.dali import fn
 from nvidia.dali.data_node import DataNode
+
+from dali_pipes.graph_math import FLOAT, LINEAR, UINT8, constant, int32, stack
 
 
 class CpuCropper:
@@ -105,26 +108,26 @@ def graph_crops(
     `scaled_size` is None where all frames have that size already; `resize_windows` False where all windows
     have crop_size.
     """
+    scaled: Any = frames
     if scaled_size is not None:
         width, height = scaled_size
-        size = fn.cast(fn.stack(height, width), dtype=types.FLOAT)
-        frames = fn.resize(frames, size=size, interp_type=types.INTERP_LINEAR, antialias=False)
-    crops = []
+        size = fn.cast(stack(height, width), dtype=FLOAT)
+        scaled = fn.resize(frames, size=size, interp_type=LINEAR, antialias=False)
+    crops: list[Any] = []
     for number in range(num_crops):
         window = windows[number]
-        start = fn.stack(window[1], window[0])
-        shape = fn.stack(window[3] - window[1], window[2] - window[0])
-        crop = fn.slice(frames, start, shape, axis_names="HW")
+        start = stack(window[1], window[0])
+        shape = stack(window[3] - window[1], window[2] - window[0])
+        crop: Any = fn.slice(scaled, start, shape, axis_names="HW")
         if resize_windows:
-            crop = fn.resize(
-                crop, size=[crop_size, crop_size], interp_type=types.INTERP_LINEAR, antialias=False
-            )
-        mirrored = fn.cast(flips[number], dtype=types.INT32)
+            crop = fn.resize(crop, size=[crop_size, crop_size], interp_type=LINEAR, antialias=False)
+        mirrored = int32(flips[number])
         crop = fn.flip(crop, horizontal=mirrored)
         if invert_mirrored_x:
             crop = _inverted_x(crop, mirrored, crop_size)
         crops.append(crop)
-    return crops[0] if num_crops == 1 else fn.cat(*crops, axis=0)
+    joined: Any = crops[0] if num_crops == 1 else fn.cat(*crops, axis=0)
+    return joined
 
 
 def color_jitter(clips: DataNode, strength: float) -> DataNode:
@@ -141,8 +144,8 @@ def color_jitter(clips: DataNode, strength: float) -> DataNode:
 
 def _inverted_x(crop: DataNode, mirrored: DataNode, crop_size: int) -> DataNode:
     """255 - value in every second picture, beginning with the first, where `mirrored` is 1."""
-    x_only = types.Constant(np.array([255, 0], np.int32).reshape(1, 2, 1, 1), device="cpu")
-    mask = fn.cast(x_only * mirrored, dtype=types.UINT8)
+    x_only = constant(np.array([255, 0], np.int32).reshape(1, 2, 1, 1))
+    mask = fn.cast(x_only * mirrored, dtype=UINT8)
     pairs = fn.reshape(crop, shape=[-1, 2, crop_size, crop_size], layout="")
     pairs = pairs ^ (mask.gpu() if crop.device == "gpu" else mask)  # x ^ 255 is 255 - x
     return fn.reshape(pairs, shape=[-1, crop_size, crop_size, 1], layout="FHWC")

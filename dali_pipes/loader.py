@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from nvidia.dali import Pipeline
+from nvidia.dali.pipeline import Pipeline
 from torch import Tensor
 
 from dali_pipes.balance import ClassBalance

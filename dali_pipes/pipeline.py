@@ -6,14 +6,25 @@ reader (small members) -> frame indices, windows, flips -> units of those frames
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from nvidia.dali import Pipeline, fn, pipeline_def, types
+from nvidia.dali import fn
 from nvidia.dali.data_node import DataNode
+from nvidia.dali.pipeline import Pipeline, pipeline_def
 
 from dali_pipes import sampling, windows
 from dali_pipes.crops import CpuCropper, color_jitter, graph_crops
-from dali_pipes.graph_math import hashed_fractions, random_fractions
+from dali_pipes.graph_math import (
+    BOOL,
+    GRAY,
+    RGB,
+    UINT8,
+    constant,
+    hashed_fractions,
+    random_fractions,
+    stack,
+)
 from dali_pipes.partition import Partition
 from dali_pipes.units import META, UnitReader
 from shards.manifest import Manifest
@@ -119,14 +130,7 @@ def _graph(spec: PipelineSpec, units: UnitReader, cropper: CpuCropper, files: Se
     members = _read(spec, files)
     meta = members["meta.npy"]
     sample_id, width, height = (meta[META[name]] for name in ("sample_id", "width", "height"))
-    if spec.reads_parts:
-        only_positive = spec.data.parts == "positive"
-        first, num_frames = sampling.choose_part(
-            members["parts.npy"], random_fractions(1), only_positive=only_positive
-        )
-        frame_indices = first + _frame_indices(spec, num_frames, sample_id)
-    else:
-        frame_indices = _frame_indices(spec, meta[META["num_frames"]], sample_id)
+    frame_indices = _frame_indices(spec, members, sample_id)
     scaled_size = windows.scaled_size(width, height, spec.data.short_side)
     boxes, flips = _windows_and_flips(spec, *scaled_size, sample_id)
     frames = _decode(spec, members, frame_indices, units)
@@ -148,7 +152,7 @@ def _read(spec: PipelineSpec, files: Sequence[tuple[Path, Path]]) -> dict[str, D
             "shuffle_after_epoch": True,
             "shuffle_after_epoch_seed": spec.seed,
         }
-    members = fn.readers.webdataset(
+    members: Any = fn.readers.webdataset(
         paths=[str(tar) for tar, _ in files],
         index_paths=[str(index) for _, index in files],
         ext=names,
@@ -160,13 +164,26 @@ def _read(spec: PipelineSpec, files: Sequence[tuple[Path, Path]]) -> dict[str, D
         name=READER,
         **shuffling,
     )
-    by_name = dict(zip(names, members, strict=True))
-    source = fn.get_property(by_name["json"], key="source_info")
-    arrays = {name: fn.decoders.numpy(by_name[name]) for name in names if name.endswith(".npy")}
+    by_name: dict[str, Any] = dict(zip(names, members, strict=True))
+    source: Any = fn.get_property(by_name["json"], key="source_info")
+    arrays: dict[str, Any] = {
+        name: fn.decoders.numpy(by_name[name]) for name in names if name.endswith(".npy")
+    }
     return by_name | arrays | {"source": source}
 
 
-def _frame_indices(spec: PipelineSpec, num_frames: DataNode, sample_id: DataNode) -> DataNode:
+def _frame_indices(spec: PipelineSpec, members: dict[str, DataNode], sample_id: DataNode) -> DataNode:
+    """(T,) INT32, of the whole video or of one part of it."""
+    if not spec.reads_parts:
+        return _sample(spec, members["meta.npy"][META["num_frames"]], sample_id)
+    only_positive = isinstance(spec.data, TrainDataConfig) and spec.data.parts == "positive"
+    first, num_frames = sampling.choose_part(
+        members["parts.npy"], random_fractions(1), only_positive=only_positive
+    )
+    return first + _sample(spec, num_frames, sample_id)
+
+
+def _sample(spec: PipelineSpec, num_frames: DataNode, sample_id: DataNode) -> DataNode:
     """(T,) INT32; what is random in testing depends on the sample alone, so that no rank can change it."""
     data = spec.data
     clips = {
@@ -198,7 +215,7 @@ def _windows_and_flips(
             boxes = windows.placed_window(width, height, place, crop_size=data.crop_size)
         else:
             boxes = windows.test_windows(width, height, crop_size=data.crop_size, num_crops=data.num_crops)
-        return boxes, types.Constant(np.array(windows.test_flips(data.num_crops)), device="cpu")
+        return boxes, constant(np.array(windows.test_flips(data.num_crops)))
     match data.crop:
         case "multi_scale":
             boxes = windows.multi_scale_window(
@@ -215,7 +232,7 @@ def _windows_and_flips(
             )
         case "center":
             boxes = windows.test_windows(width, height, crop_size=data.crop_size, num_crops=1)
-    return boxes, fn.random.coin_flip(probability=data.flip, shape=[1], dtype=types.BOOL)
+    return boxes, fn.random.coin_flip(probability=data.flip, shape=[1], dtype=BOOL)
 
 
 def _decode(
@@ -228,25 +245,29 @@ def _decode(
     meta = members["meta.npy"]
     located = (members["source"], members["json"], meta, members["frames.npy"])
     if spec.manifest.codec == "h264":
-        frames = fn.python_function(*located, frame_indices, function=units.decoded, batch_processing=True)
+        frames: Any = fn.python_function(
+            *located, frame_indices, function=units.decoded, batch_processing=True
+        )
         frames = fn.reshape(frames, layout="FHWC")
         return frames.gpu() if spec.device == "gpu" else frames
-    stacks, pictures_drawn = [], frame_indices
+    stacks: list[Any] = []
+    drawn: Any = frame_indices
     if spec.is_flow:
-        pictures_drawn = fn.reshape(fn.stack(2 * frame_indices, 2 * frame_indices + 1, axis=1), shape=[-1])
+        drawn = fn.reshape(fn.stack(2 * frame_indices, 2 * frame_indices + 1, axis=1), shape=[-1])
     for part in _stack_slices(spec):
-        pictures = fn.python_function(
-            *located, members["head"], pictures_drawn[part], function=units.stitched, batch_processing=True
+        pictures: Any = fn.python_function(
+            *located, members["head"], drawn[part], function=units.stitched, batch_processing=True
         )
         tall = fn.decoders.image(
             pictures,
             device="mixed" if spec.device == "gpu" else "cpu",
-            output_type=types.GRAY if spec.is_flow else types.RGB,
+            output_type=GRAY if spec.is_flow else RGB,
             jpeg_fancy_upsampling=True,
         )
-        shape = fn.stack(part.stop - part.start, meta[META["padded_height"]], meta[META["width"]], -1)
+        shape = stack(part.stop - part.start, meta[META["padded_height"]], meta[META["width"]], -1)
         stacks.append(fn.reshape(tall, shape=shape, layout="FHWC"))
-    return stacks[0] if len(stacks) == 1 else fn.cat(*stacks, axis=0)
+    frames = stacks[0] if len(stacks) == 1 else fn.cat(*stacks, axis=0)
+    return frames
 
 
 def _stack_slices(spec: PipelineSpec) -> list[slice]:
@@ -268,10 +289,10 @@ def _crop(
     """One video of `Batch.clips`: (V, H, W, 3), or of flow (V, 2 * clip_len, H, W)."""
     side = spec.data.crop_size
     if spec.device == "cpu":
-        sizes = fn.stack(*size, *scaled_size)
-        clips = fn.python_function(frames, sizes, boxes, flips, function=cropper, batch_processing=True)
+        sizes = stack(*size, *scaled_size)
+        clips: Any = fn.python_function(frames, sizes, boxes, flips, function=cropper, batch_processing=True)
     else:
-        frames = fn.slice(frames, start=[0, 0], shape=fn.stack(size[1], size[0]), axis_names="HW")
+        frames = fn.slice(frames, start=[0, 0], shape=stack(size[1], size[0]), axis_names="HW")
         stored, short_side = (
             {spec.manifest.min_short_side, spec.manifest.max_short_side},
             spec.data.short_side,
@@ -287,7 +308,8 @@ def _crop(
             invert_mirrored_x=spec.is_flow and spec.training,
         )
     if spec.is_flow:
-        return fn.reshape(clips, shape=[-1, 2 * spec.data.clip_len, side, side], layout="")
+        planes: Any = fn.reshape(clips, shape=[-1, 2 * spec.data.clip_len, side, side], layout="")
+        return planes
     if isinstance(spec.data, TrainDataConfig) and spec.data.color_jitter:
         return color_jitter(clips, spec.data.color_jitter)
     return clips
@@ -297,5 +319,5 @@ def _labels(labels: DataNode, manifest: Manifest) -> DataNode:
     """() int64, or (num_classes,) uint8 with a one for each label."""
     if not manifest.multi_label:
         return labels[0]
-    each = fn.one_hot(labels, num_classes=manifest.num_classes, dtype=types.UINT8)
+    each = fn.one_hot(labels, num_classes=manifest.num_classes, dtype=UINT8)
     return fn.reductions.max(each, axes=[0])

@@ -7,16 +7,20 @@ at its start.
 """
 
 import numpy as np
-from nvidia.dali import fn, math, types
+from nvidia.dali import fn, math
 from nvidia.dali.data_node import DataNode
 
 from dali_pipes.graph_math import (
+    INT32,
+    constant,
     float64,
     float64_range,
     floor_int,
+    int32,
     round_half_even_int,
     scaled_int,
     select,
+    total,
 )
 
 DENSE_RANGE = 64
@@ -46,8 +50,8 @@ def random_segments(
     offsets = select(segment > 0, offsets, spread)
     if span > 1:  # with single frames no video is both longer than its segments and too short to fill them
         drawn = _ascending(scaled_int(fractions, math.max(starts, 1)), num_segments)
-        long_enough = fn.cast(num_frames > max(num_segments, span), dtype=types.INT32)
-        crowded = fn.cast(segment == 0, dtype=types.INT32) * long_enough
+        long_enough = int32(num_frames > max(num_segments, span))
+        crowded = int32(segment == 0) * long_enough
         offsets = select(crowded > 0, drawn, offsets)
     return _clip_frames(offsets, num_frames, clip_len=clip_len, frame_interval=frame_interval)
 
@@ -102,7 +106,7 @@ def choose_part(parts: DataNode, fraction: DataNode, *, only_positive: bool) -> 
         parts: (P, 3) INT32, a row a part: first frame, number of frames, 1 where it is positive; those first.
         fraction: (1,) FLOAT64 in [0, 1): which part.
     """
-    count = fn.reductions.sum(parts[:, 2], dtype=types.INT32) if only_positive else parts.shape()[0]
+    count = total(parts[:, 2]) if only_positive else parts.shape()[0]
     row = parts[scaled_int(fraction, count)[0]]
     return row[0], row[1]
 
@@ -122,11 +126,11 @@ def _ascending(values: DataNode, length: int) -> DataNode:
     row = fn.reshape(values, shape=[1, length])
     place = np.arange(length)
     earlier = _constant(place[None] < place[:, None])
-    below = fn.cast(row < column, dtype=types.INT32) + fn.cast(row == column, dtype=types.INT32) * earlier
-    rank = fn.reshape(fn.reductions.sum(below, axes=[1], dtype=types.INT32), shape=[length, 1])
-    here = fn.cast(rank == _constant(place[None]), dtype=types.INT32)  # (value, place)
-    return fn.reductions.sum(here * column, axes=[0], dtype=types.INT32)
+    below = int32(row < column) + int32(row == column) * earlier
+    rank = fn.reshape(fn.reductions.sum(below, axes=[1], dtype=INT32), shape=[length, 1])
+    here = int32(rank == _constant(place[None]))  # (value, place)
+    return fn.reductions.sum(here * column, axes=[0], dtype=INT32)
 
 
 def _constant(values: np.ndarray) -> DataNode:
-    return types.Constant(values.astype(np.int32), device="cpu")
+    return constant(values.astype(np.int32))

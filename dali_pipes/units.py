@@ -173,7 +173,7 @@ def _read_units(codec: str, place: Place, targets: list[tuple[int, np.ndarray]])
                 f"{place}: frames.npy points at bytes {start} to {start + target.size} of {name}, "
                 f"which has {size}; check with scripts/verify_shards.py"
             )
-        read = os.preadv(tar.fileno(), [target], place.offset + start)
+        read = os.preadv(tar.fileno(), [target.data], place.offset + start)
         if read != target.size:
             raise ShardError(
                 f"{place}: {name}: read {read} of {target.size} bytes; "

@@ -9,10 +9,20 @@ import math as pymath
 from itertools import product
 
 import numpy as np
-from nvidia.dali import fn, math, types
+from nvidia.dali import fn, math
 from nvidia.dali.data_node import DataNode
 
-from dali_pipes.graph_math import float64, floor_int, random_int, round_half_even_int, scaled_int
+from dali_pipes.graph_math import (
+    constant,
+    float64,
+    floor_int,
+    int32,
+    random_int,
+    round_half_even_int,
+    scaled_int,
+    stack,
+    total,
+)
 
 NUM_CANDIDATES = 10
 """RandomResizedCrop draws this many windows and takes the first that fits."""
@@ -45,8 +55,8 @@ def multi_scale_window(
 ) -> DataNode:
     """Random sizes out of `scales` at a random one of 5 or 13 fixed positions.  TSN, arXiv:1608.00859."""
     base = float64(math.min(width, height))
-    sizes = fn.stack(*[floor_int(base * float64(scale)) for scale in scales])
-    near = fn.cast(math.abs(sizes - crop_size) < 3, dtype=types.INT32)
+    sizes = stack(*[floor_int(base * float64(scale)) for scale in scales])
+    near = int32(math.abs(sizes - crop_size) < 3)
     sizes = near * crop_size + (1 - near) * sizes
     places = range(len(scales))
     pairs = [(w, h) for w, h in product(places, places) if abs(w - h) <= max_scale_gap]
@@ -71,14 +81,14 @@ def random_resized_window(
     aspect = math.exp(float64(fn.random.uniform(range=log_aspect, shape=[NUM_CANDIDATES])))
     widths = round_half_even_int(math.sqrt(area * aspect))
     heights = round_half_even_int(math.sqrt(area / aspect))
-    fits = fn.cast(widths <= width, dtype=types.INT32) * fn.cast(heights <= height, dtype=types.INT32)
-    priority = fits * types.Constant(np.arange(NUM_CANDIDATES, 0, -1, dtype=np.int32), device="cpu")
+    fits = int32(widths <= width) * int32(heights <= height)
+    priority = fits * constant(np.arange(NUM_CANDIDATES, 0, -1, dtype=np.int32))
     best = fn.reductions.max(priority)
-    first = fits * fn.cast(priority == best, dtype=types.INT32)  # one-hot, or all zero where nothing fits
-    none = fn.cast(best == 0, dtype=types.INT32)
+    first = fits * int32(priority == best)  # one-hot, or all zero where nothing fits
+    none = int32(best == 0)
     square = math.min(width, height)
-    crop_width = fn.reductions.sum(first * widths, dtype=types.INT32) + none * square
-    crop_height = fn.reductions.sum(first * heights, dtype=types.INT32) + none * square
+    crop_width = total(first * widths) + none * square
+    crop_height = total(first * heights) + none * square
     x = (1 - none) * random_int(width - crop_width + 1) + none * ((width - crop_width) // 2)
     y = (1 - none) * random_int(height - crop_height + 1) + none * ((height - crop_height) // 2)
     return _windows([(x, y, crop_width, crop_height)])
@@ -118,9 +128,9 @@ def test_flips(num_crops: int) -> list[bool]:
 
 def _random_row(rows: list[tuple[int, ...]] | tuple[tuple[int, ...], ...]) -> DataNode:
     """One of the rows, each equally likely: INT32 (row length,)."""
-    return types.Constant(np.array(rows, dtype=np.int32), device="cpu")[random_int(len(rows))]
+    return constant(np.array(rows, dtype=np.int32))[random_int(len(rows))]
 
 
 def _windows(corner_and_size: list[tuple]) -> DataNode:
     """(num_crops, 4) from (x, y, width, height) each."""
-    return fn.stack(*[fn.stack(x, y, x + width, y + height) for x, y, width, height in corner_and_size])
+    return stack(*[stack(x, y, x + width, y + height) for x, y, width, height in corner_and_size])
