@@ -117,18 +117,19 @@ def test_stopped_at_any_step_and_resumed_a_run_is_the_same(
 ):
     """Ctrl-C at each of these steps, in and between epochs, each time resumed."""
     options = ["--cfg", str(cfg), "--work-dir", str(tmp_path), "--resume", "auto"]
-    tallied = fake_training_step_hook(train, monkeypatch, set(steps))
+    sent = interrupt_at(train, monkeypatch, set(steps))
     for _ in range(len(steps) + 1):
         code = train.main(options)
         if code == 0:
             break
         assert code == 128 + signal.SIGINT
+        assert load_checkpoint(tmp_path / "last.pt").run.step == sent[-1], "it stops at once"
     assert code == 0
-    assert tallied == list(steps)
+    assert sent == list(steps)
     assert_same_run(tmp_path, finished)
 
 
-def fake_training_step_hook(train, monkeypatch, stop_steps: set[int]) -> list[int]:
+def interrupt_at(train, monkeypatch, stop_steps: set[int]) -> list[int]:
     """Send this process SIGINT at each of `stop_steps`, once; returns the list of those that were sent."""
     sent: list[int] = []
     original = train.Run.iter_steps
