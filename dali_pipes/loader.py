@@ -238,7 +238,7 @@ def _open_shards(data: DataConfig, split: TrainDataConfig | EvalDataConfig) -> t
     directory = Path(split.shards)
     manifest = load_manifest(directory)
     check_files(directory, manifest)
-    _check_sizes(directory, manifest, split)
+    _check_split(directory, manifest, split)
     return directory, manifest
 
 
@@ -267,8 +267,10 @@ def _spec(
     )
 
 
-def _check_sizes(directory: Path, manifest: Manifest, split: TrainDataConfig | EvalDataConfig) -> None:
-    """Fixed windows of `crop_size` must fit into the scaled frames."""
+def _check_split(directory: Path, manifest: Manifest, split: TrainDataConfig | EvalDataConfig) -> None:
+    """What the split asks of the shards must be there."""
+    if isinstance(split, TrainDataConfig) and split.parts != "whole" and not manifest.has_parts:
+        raise ShardError(f"{directory}: not packed in parts, and parts is {split.parts!r}: set it to whole")
     fixed = isinstance(split, EvalDataConfig) or split.crop == "center"
     if not fixed:
         return

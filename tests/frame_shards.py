@@ -31,6 +31,13 @@ def position_video(num_frames: int, size: tuple[int, int]) -> Video:
     return [frame] * num_frames
 
 
+def flow_video(num_frames: int, size: tuple[int, int]) -> Video:
+    """Optical flow (H, W, 2): all of x is 4 times the frame's number, all of y 200 minus that."""
+    width, height = size
+    planes = [np.full((height, width, 1), value, np.uint8) for value in range(256)]
+    return [np.concatenate([planes[4 * n], planes[200 - 4 * n]], axis=2) for n in range(num_frames)]
+
+
 def write_shards(
     directory: Path,
     videos: Sequence[Video],
@@ -41,6 +48,7 @@ def write_shards(
     codec: str = "mjpeg",
     subsampling: str = "422",
     quality: int = 95,
+    parts: np.ndarray | None = None,
 ) -> Path:
     """Pack `videos` in their order (label: sample id modulo num_classes unless given); `directory`."""
     directory.mkdir(parents=True, exist_ok=True)
@@ -51,10 +59,10 @@ def write_shards(
         writer = ShardWriter(directory, f"shard-{start // samples_per_shard:06d}.tar")
         for sample_id in range(start, min(start + samples_per_shard, len(videos))):
             info = {"name": f"video_{sample_id}.mp4", "stream_crc32": stream_crc32(streams[sample_id].data)}
-            sample = Sample(sample_id, tuple(labels[sample_id]), streams[sample_id], info)
+            sample = Sample(sample_id, tuple(labels[sample_id]), streams[sample_id], info, parts)
             writer.add(sample.key, to_members(sample))
         shards.append(writer.close())
-    write_manifest(directory, _manifest(streams, shards, codec, num_classes, labels))
+    write_manifest(directory, _manifest(streams, shards, codec, num_classes, labels, parts is not None))
     return directory
 
 
@@ -72,15 +80,15 @@ def _encode_each(
     return [known[id(video)] for video in videos]
 
 
-def _manifest(streams, shards, codec: str, num_classes: int, labels) -> Manifest:
+def _manifest(streams, shards, codec: str, num_classes: int, labels, has_parts: bool) -> Manifest:
     widths, heights = [s.width for s in streams], [s.height for s in streams]
     short_sides = [min(s.width, s.height) for s in streams]
     return Manifest(
         dataset="factory",
         split="train",
         codec=codec,
-        modality="rgb",
-        has_parts=False,
+        modality="rgb" if streams[0].channels == 3 else "flow",
+        has_parts=has_parts,
         num_samples=len(streams),
         num_rejected=0,
         num_classes=num_classes,

@@ -6,7 +6,7 @@ from itertools import chain
 import numpy as np
 import pytest
 import torch
-from frame_shards import numbered_videos, position_video, write_shards
+from frame_shards import flow_video, numbered_videos, position_video, write_shards
 from video_factory import numbered_frame, read_number
 
 from dali_pipes import pipeline
@@ -16,37 +16,28 @@ from shards.reading import ShardDataset
 from tsn.config import DataConfig, EvalDataConfig, TrainDataConfig
 
 
-def config(directory, *, device="cpu", **split) -> DataConfig:
-    """The centre crop is the whole of a 48x48 frame."""
-    common = {"shards": str(directory), "num_segments": 2, "short_side": None, "crop_size": 48}
-    train_only = {"batch_size": 4, "crop": "center", "flip": 0.0, "shuffle_buffer": 16}
-    train = {name: value for name, value in (common | train_only | split).items() if name != "num_crops"}
-    test = {name: value for name, value in (common | split).items() if name in EvalDataConfig.__annotations__}
-    return DataConfig(
-        train=TrainDataConfig(**train),
-        val=EvalDataConfig(**test),
-        test=EvalDataConfig(**test),
-        device=device,
-        num_threads=1,
-    )
+COMMON = {"num_segments": 2, "short_side": None, "crop_size": 48, "batch_size": 4}
+"""The centre crop is the whole of a 48x48 frame."""
+TRAIN = COMMON | {"crop": "center", "flip": 0.0, "shuffle_buffer": 16}
 
 
-def train_loader(directory, *, seed=0, rank=0, world_size=1, **split) -> Loader:
-    return build_train_loader(
-        config(directory, **split),
-        seed=seed,
-        rank=rank,
-        world_size=world_size,
-        local_rank=0,
-        local_world_size=1,
-    )
+def config(train: dict, test: dict, device: str) -> DataConfig:
+    split = EvalDataConfig(**test)
+    return DataConfig(TrainDataConfig(**train), split, split, device=device, num_threads=1)
+
+
+def train_loader(directory, *, seed=0, rank=0, world_size=1, device="cpu", **split) -> Loader:
+    shards = {"shards": str(directory)}
+    data = config(shards | TRAIN | split, shards, device)
+    place = {"rank": rank, "world_size": world_size, "local_rank": 0, "local_world_size": 1}
+    return build_train_loader(data, seed=seed, **place)
 
 
 def test_loader(directory, *, rank=0, world_size=1, **split) -> Loader:
-    data = config(directory, **split)
-    return build_eval_loader(
-        data, data.test, rank=rank, world_size=world_size, local_rank=0, local_world_size=1
-    )
+    shards = {"shards": str(directory)}
+    data = config(shards, shards | COMMON | split, "cpu")
+    place = {"rank": rank, "world_size": world_size, "local_rank": 0, "local_world_size": 1}
+    return build_eval_loader(data, data.test, **place)
 
 
 test_loader.__test__ = False
@@ -294,6 +285,84 @@ def test_h264_gives_the_frames_that_were_drawn_and_resumes(tmp_path):
     restored = train_loader(directory, num_segments=3)
     restored.load_state_dict(loader.state_dict())
     assert_equal(next(batches), next(endless(restored)))
+
+
+def flow_numbers(planes: torch.Tensor, flipped: bool) -> list[int]:
+    """Frame numbers that the planes x0 y0 x1 y1 ... of a `flow_video` show; x and y must agree."""
+    values = planes.float().mean(dim=(-2, -1)).reshape(-1, 2)
+    x = 255 - values[:, 0] if flipped else values[:, 0]
+    numbers = (x / 4).round()
+    assert torch.equal(numbers, ((200 - values[:, 1]) / 4).round())
+    return numbers.int().tolist()
+
+
+def test_flow_leaves_as_planes_x_y_of_consecutive_frames_with_x_inverted_where_mirrored(tmp_path):
+    directory = write_shards(tmp_path, [flow_video(40, (50, 40))] * 8)
+    loader = train_loader(
+        directory, num_segments=3, clip_len=5, crop_size=32, crop="random_resized", flip=0.5
+    )
+    for batch in loader:
+        assert batch.clips.shape == (4, 3, 10, 32, 32)
+        for clips, frames, flipped in zip(batch.clips, batch.frame_indices, batch.flips[:, 0], strict=True):
+            assert flow_numbers(clips, bool(flipped)) == frames.tolist()
+            assert (frames.reshape(3, 5).diff(dim=1) == 1).all()
+
+
+def test_ten_crops_of_flow_are_mirrored_without_inverting_x(tmp_path):
+    directory = write_shards(tmp_path, [flow_video(40, (50, 40))] * 2)
+    (batch,) = test_loader(directory, num_segments=4, clip_len=5, num_crops=10, crop_size=32)
+    assert batch.clips.shape == (2, 40, 10, 32, 32)
+    assert batch.flips[0].tolist() == [False, True] * 5
+    for crop in batch.clips[1].reshape(10, 4 * 10, 32, 32):
+        assert flow_numbers(crop, flipped=False) == batch.frame_indices[1].tolist()
+
+
+def test_dense_testing_sees_ten_positions(tmp_path):
+    video = [numbered_frame(number, (48, 48)) for number in range(100)]
+    (batch,) = test_loader(write_shards(tmp_path, [video]), sampling="dense", num_segments=8, num_crops=1)
+    assert batch.clips.shape == (1, 80, 48, 48, 3)
+    assert painted_numbers(batch.clips) == batch.frame_indices.tolist()
+    assert batch.frame_indices[0, ::8].tolist() == [0, 4, 8, 12, 16, 20, 24, 28, 32, 36]
+
+
+def test_random_test_frames_depend_on_the_sample_alone(shards):
+    def collect(world_size: int, batch_size: int) -> dict[int, list]:
+        options = {"sampling": "random_segments", "num_segments": 3, "random_crop": True, "crop_size": 32}
+        return {
+            int(sample_id): [frames.tolist(), window.tolist()]
+            for rank in range(world_size)
+            for batch in test_loader(
+                shards(20), rank=rank, world_size=world_size, batch_size=batch_size, **options
+            )
+            for sample_id, frames, window in zip(
+                batch.sample_ids, batch.frame_indices, batch.windows, strict=True
+            )
+        }
+
+    first = collect(1, 4)
+    assert first == collect(3, 7)
+    assert len({str(value) for value in first.values()}) > 15
+
+
+def test_training_reads_the_parts_it_is_asked_for(tmp_path, shards):
+    video = [numbered_frame(number, (48, 48)) for number in range(30)]
+    parts = np.array([[0, 7, 1], [20, 10, 1], [7, 13, 0]], np.int32)
+    directory = write_shards(tmp_path, [video] * 40, parts=parts)
+    frames = {
+        kind: set(range(30))
+        & {
+            frame
+            for batch in train_loader(directory, num_segments=3, parts=kind)
+            for clip in painted_numbers(batch.clips)
+            for frame in clip
+        }
+        for kind in ("positive", "random")
+    }
+    assert not frames["positive"] & set(range(7, 20))
+    assert {min(frames["positive"]), max(frames["positive"])} <= {0, 1, 2, 27, 28, 29}
+    assert frames["random"] & set(range(7, 20))
+    with pytest.raises(ShardError, match="not packed in parts, and parts is 'random'"):
+        train_loader(shards(20), parts="random")
 
 
 def test_several_labels_come_out_multi_hot(tmp_path):
