@@ -1,0 +1,151 @@
+"""Scores of whole test sets: the files that testing writes, and their late fusion.
+
+A file of scores is an .npz of `names` (N,), `labels` (N,) int64 or (N, num_classes) multi-hot, and `scores`
+(N, num_classes) raw logits.
+"""
+
+import zipfile
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tsn.errors import UserError
+from tsn.files import write_atomically
+
+_NUM_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What one model answered for N videos."""
+
+    source: str
+    """Where they came from, for messages."""
+    names: NDArray[np.str_]
+    """(N,), each once."""
+    labels: NDArray
+    """(N,) int64 class ids, or (N, num_classes) uint8 multi-hot."""
+    scores: NDArray[np.floating]
+    """(N, num_classes)."""
+
+
+def read_scores(path: Path) -> Scores:
+    """Read a file of scores.
+
+    Raises:
+        UserError: it is no such file, its arrays do not belong together, a name comes twice, or a score is no
+            finite number.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            names, labels, scores = (arrays[name] for name in ("names", "labels", "scores"))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path}: is no file of scores, as eval.py --scores writes them ({error})") from error
+    fits = names.ndim == 1 and scores.ndim == 2 and len(names) == len(labels) == len(scores)
+    if not fits or (labels.ndim != 1 and labels.shape != scores.shape):
+        raise UserError(
+            f"{path}: names, labels and scores of shapes {names.shape}, {labels.shape} and {scores.shape} do "
+            "not belong together; expected (N,), (N,) or (N, num_classes), and (N, num_classes)"
+        )
+    repeated = [str(name) for name, count in Counter(names.tolist()).items() if count > 1]
+    if repeated:
+        raise UserError(
+            f"{path}: names that come more than once: {_some(repeated)}; scores are matched by name"
+        )
+    if not np.isfinite(scores).all():
+        raise UserError(f"{path}: holds scores that are infinite or not a number; test that model again")
+    return Scores(str(path), names, labels, scores)
+
+
+def write_scores(path: Path, scores: Scores) -> None:
+    """Write a file that `read_scores` reads."""
+    arrays = {"names": scores.names, "labels": scores.labels, "scores": scores.scores}
+    write_atomically(path, lambda stream: np.savez(stream, **arrays))
+
+
+def match_names(parts: Sequence[Scores], *, common: bool) -> tuple[list[Scores], list[str]]:
+    """Bring the same videos into the same order in all parts: the first one's.
+
+    Args:
+        common: keep the videos that all parts have.  False: all must have the same.
+
+    Returns:
+        The parts, row by row of the same videos, and for each part that lacks videos of others a sentence.
+
+    Raises:
+        UserError: a part lacks videos (unless `common`), no video is in all parts, or parts disagree about
+            labels or classes; everything is listed.
+    """
+    everywhere = set.intersection(*(set(part.names.tolist()) for part in parts))
+    anywhere = dict.fromkeys(name for part in parts for name in part.names.tolist())
+    lacks = list(_lacks(parts, list(anywhere)))
+    if lacks and not common:
+        raise UserError("\n".join([*lacks, "Test the same videos, or fuse those in all files with --common"]))
+    if not everywhere:
+        raise UserError("no video is in all files; names must be equal, as in the lists that were packed")
+    order = [name for name in parts[0].names.tolist() if name in everywhere]
+    matched = [_take(part, order) for part in parts]
+    faults = [fault for part in matched[1:] if (fault := _disagreement(matched[0], part))]
+    if faults:
+        raise UserError("\n".join(faults))
+    return matched, lacks
+
+
+def fuse(parts: Sequence[Scores], weights: Sequence[float], *, softmax: bool) -> NDArray[np.float64]:
+    """The weighted sum (not mean) of matched parts, in float64; the late fusion of arXiv:1406.2199.
+
+    Args:
+        softmax: turn each video's scores into probabilities first.
+
+    Returns:
+        (N, num_classes).
+    """
+    fused = np.zeros(parts[0].scores.shape)
+    for part, weight in zip(parts, weights, strict=True):
+        scores = part.scores.astype(np.float64)
+        fused += weight * (_softmax(scores) if softmax else scores)
+    return fused
+
+
+def _softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    exponentials = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return exponentials / exponentials.sum(axis=1, keepdims=True)
+
+
+def _lacks(parts: Sequence[Scores], anywhere: Sequence[str]):
+    """For each part that lacks some of the names, a sentence."""
+    for part in parts:
+        own = set(part.names.tolist())
+        absent = [name for name in anywhere if name not in own]
+        if absent:
+            yield f"{part.source}: lacks {len(absent)} of {len(anywhere)} videos: {_some(absent)}"
+
+
+def _take(part: Scores, order: Sequence[str]) -> Scores:
+    places = {name: place for place, name in enumerate(part.names.tolist())}
+    rows = np.array([places[name] for name in order])
+    return Scores(part.source, part.names[rows], part.labels[rows], part.scores[rows])
+
+
+def _disagreement(first: Scores, other: Scores) -> str | None:
+    """In what two parts of the same videos contradict each other."""
+    if first.scores.shape != other.scores.shape:
+        num_classes = f"{other.scores.shape[1]} classes, and {first.source} {first.scores.shape[1]}"
+        return f"{other.source}: has scores of {num_classes}; fuse models of the same classes"
+    if first.labels.ndim != other.labels.ndim:
+        return f"{other.source}: one of it and {first.source} has one label a video, the other several"
+    differs = first.labels != other.labels
+    rows = np.flatnonzero(differs if differs.ndim == 1 else differs.any(axis=1))
+    if not len(rows):
+        return None
+    names = _some(first.names[rows].tolist())
+    return f"{other.source}: {len(rows)} videos have other labels than in {first.source}: {names}"
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NUM_SHOWN} more" if len(names) > _NUM_SHOWN else ""
+    return ", ".join(names[:_NUM_SHOWN]) + more
