@@ -29,6 +29,7 @@ from loader_baselines import (
     Options,
     Video,
     find_baselines,
+    first_stream_alone,
     lend_ffmpeg_to_torchcodec,
     scan_video,
 )
@@ -229,7 +230,7 @@ def pack(videos: list[Video], out: Path, repeats: int) -> Path:
     return out / "shards"
 
 
-def find_videos(directory: Path | None) -> list[Video]:
+def find_files(directory: Path | None) -> list[Path]:
     """The whole videos in `directory`.
 
     Raises:
@@ -244,7 +245,7 @@ def find_videos(directory: Path | None) -> list[Video]:
         raise SystemExit(
             f"--videos: found no file {'/'.join(SUFFIXES)} in {directory}; name another directory"
         )
-    return [scan_video(path.resolve()) for path in paths]
+    return [path.resolve() for path in paths]
 
 
 def parse_args() -> argparse.Namespace:
@@ -267,7 +268,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5, help="rounds of every contender (default: 5)")
     parser.add_argument("--seconds", type=float, default=4, help="length of a round (default: 4)")
     parser.add_argument(
-        "--repeats", type=int, default=24, help="times that each video is packed (default: 24)"
+        "--repeats", type=int, default=32, help="times that each video is packed (default: 32)"
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="write the figures here as well")
@@ -295,13 +296,14 @@ def report(results: dict[str, Result], num_segments: int) -> dict:
 
 def main() -> None:
     args = parse_args()
-    videos = find_videos(args.videos)
+    files = find_files(args.videos)
     if "torchcodec" in args.baselines:
-        lend_ffmpeg_to_torchcodec(videos[0])
-    names, missing = find_baselines(args.baselines, videos[0])
-    for name, reason in missing.items():
-        print(f"{name}: not compared, {reason}", file=sys.stderr)
+        lend_ffmpeg_to_torchcodec(scan_video(files[0]))
     with tempfile.TemporaryDirectory(prefix="compare-loaders-") as directory:
+        videos = [scan_video(first_stream_alone(path, Path(directory))) for path in files]
+        names, missing = find_baselines(args.baselines, videos[0])
+        for name, reason in missing.items():
+            print(f"{name}: not compared, {reason}", file=sys.stderr)
         shards = pack(videos, Path(directory), args.repeats)
         comparisons = [
             report(compare(videos, shards, names, num_segments, args), num_segments)

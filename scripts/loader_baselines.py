@@ -37,18 +37,34 @@ class Video:
 def scan_video(path: Path) -> Video:
     """Reads a file's packets without decoding; done before anything is timed."""
     with av.open(str(path)) as container:
-        stream = container.streams.best("video")
+        stream = container.streams.video[0]
         packets = [packet for packet in container.demux(stream) if packet.pts is not None]
     pts = tuple(sorted(packet.pts for packet in packets))
     key_pts = tuple(sorted(packet.pts for packet in packets if packet.is_keyframe))
     return Video(str(path), pts, key_pts)
 
 
+def first_stream_alone(path: Path, directory: Path) -> Path:
+    """The file, or a copy of its first video stream where it has several: decoders choose differently."""
+    with av.open(str(path)) as source:
+        if len(source.streams.video) == 1:
+            return path
+        copy = directory / path.name
+        with av.open(str(copy), "w") as target:
+            stream = source.streams.video[0]
+            copied = target.add_stream_from_template(stream)
+            for packet in source.demux(stream):
+                if packet.dts is not None:
+                    packet.stream = copied
+                    target.mux(packet)
+    return copy
+
+
 def decode_pyav(video: Video, indices: np.ndarray, *, threads: int) -> list[np.ndarray]:
     """The frames at ascending `indices`: seeks to the key frame before, or decodes on if that is sooner."""
     frames = []
     with av.open(video.path) as container:
-        stream = container.streams.best("video")
+        stream = container.streams.video[0]
         stream.thread_type = "AUTO"
         stream.codec_context.thread_count = threads
         frame, decoded = None, container.decode(stream)
