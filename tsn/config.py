@@ -7,10 +7,23 @@ fault at once.
 
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 _closed = ConfigDict(extra="forbid")
+
+BACKBONES = ("resnet18", "resnet50", "resnet101", "resnext101_32x4d", "densenet161", "swin_base")
+"""The image networks of the published results.  Beside them, `timm/NAME` and `torchvision/NAME`."""
+
+
+def _known_backbone(name: str) -> str:
+    if name in BACKBONES or name.startswith(("timm/", "torchvision/")):
+        return name
+    raise ValueError(f"{', '.join(BACKBONES)}, timm/NAME or torchvision/NAME")
+
+
+DENSE_POSITIONS = 10
+"""Places from which dense sampling starts in testing."""
 
 PositiveInt = Annotated[int, Field(ge=1)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
@@ -25,11 +38,16 @@ class ModelConfig:
     """Classes of the last linear layer; must equal the number of classes of the shards."""
     modality: Literal["rgb", "flow"] = "rgb"
     """What the shards hold: colour frames, or optical flow (clip_len frames of x and y are one input)."""
-    backbone: Literal["resnet18", "resnet50", "resnet101"] = "resnet50"
-    """The image network whose features are averaged over the segments."""
+    backbone: Annotated[str, AfterValidator(_known_backbone)] = "resnet50"
+    """The image network whose features are averaged over the segments: one of `BACKBONES`, or any other of
+    timm (`timm/NAME`) or torchvision (`torchvision/NAME`)."""
     pretrained: str = "imagenet_v1"
-    """Initial weights: `imagenet_v1`, `imagenet_v2` (torchvision's), `none`, or the path of a checkpoint
-    file (ours, torchvision's or MMAction2's)."""
+    """Initial weights: `imagenet_v1`, `imagenet_v2` (torchvision's), `timm` (those of timm), `swsl` (IG-1B
+    images, arXiv:1905.00546), `none`, or the path or https address of a checkpoint file (ours, torchvision's,
+    MMAction2's or MMClassification's)."""
+    flow_init: Literal["fresh", "cross_modality"] = "fresh"
+    """First convolution of a flow network that starts from RGB weights.  fresh: random, as published.
+    cross_modality: their mean over R, G and B for every channel, arXiv:1608.00859."""
     dropout: Fraction = 0.4
     """Dropout before the last linear layer, after the consensus."""
     init_std: NonNegativeFloat = 0.01
@@ -38,6 +56,8 @@ class ModelConfig:
     """cross_entropy: one label a video.  bce: several, each an independent yes or no."""
     loss_weight: PositiveFloat = 1.0
     """Factor of the loss."""
+    label_smoothing: Fraction = 0.0
+    """Share of each target that is spread evenly over all classes."""
 
 
 @dataclass(frozen=True, config=_closed)
@@ -73,9 +93,9 @@ class TrainDataConfig:
     flip: Fraction = 0.5
     """Probability that a video's frames are mirrored."""
     color_jitter: Fraction = 0.0
-    """Brightness, contrast and saturation are each multiplied by a factor up to this far from 1.  RGB only."""
+    """Brightness, contrast and saturation are multiplied by factors up to this far from 1.  RGB only."""
     parts: Literal["whole", "positive", "random"] = "whole"
-    """Of untrimmed videos packed in parts: sample from all of it, from one positive part, or from any part."""
+    """Of untrimmed videos packed in parts: sample from the whole, from one positive part, or from any."""
     class_balance: Fraction | None = None
     """Power of class-balanced sampling, with replacement: a class of n samples is drawn with a chance
     proportional to n ** power.  null: every sample once an epoch."""
@@ -108,6 +128,21 @@ class EvalDataConfig:
     random_crop: bool = False
     """The only crop (num_crops 1) lies at a random place, the same in every run, instead of the centre."""
 
+    @property
+    def num_views(self) -> int:
+        """Inputs of the network per video: clips times crops."""
+        return self.num_segments * (DENSE_POSITIONS if self.sampling == "dense" else 1) * self.num_crops
+
+
+@dataclass(frozen=True, config=_closed)
+class AuxiliaryConfig:
+    name: Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
+    """Of the source, for logs and messages: lower-case letters, digits and _."""
+    train: TrainDataConfig
+    """Its shards, and how they are sampled.  `batch_size` is its own; images have one segment."""
+    batches: PositiveInt = 1
+    """Batches of it, each with an update of its own, after a main update."""
+
 
 @dataclass(frozen=True, config=_closed)
 class DataConfig:
@@ -120,6 +155,11 @@ class DataConfig:
     """DALI's CPU threads per rank.  0: this machine's cores divided by the ranks on it."""
     prefetch: PositiveInt = 2
     """Batches that DALI prepares ahead."""
+    auxiliary: tuple[AuxiliaryConfig, ...] = ()
+    """Further sources to train on, one after the other: OmniSource, arXiv:2003.13042.  `train` alone defines
+    steps and epochs; the others begin again at their end."""
+    auxiliary_every: PositiveInt = 1
+    """Train on the further sources after every so many updates of the main one."""
 
 
 @dataclass(frozen=True, config=_closed)
@@ -136,6 +176,9 @@ class OptimConfig:
     """L2 penalty on all parameters, biases and normalisation included."""
     grad_clip: NonNegativeFloat = 40.0
     """Largest total L2 norm of the gradient.  0: not clipped."""
+    param_groups: Literal["plain", "tsm_fc_lr5"] = "plain"
+    """plain: rate and weight decay are the same for all parameters.  tsm_fc_lr5: no decay of biases and
+    normalisation, rate x2 for biases, x5 and x10 for weight and bias of the last layer."""
 
 
 @dataclass(frozen=True, config=_closed)
@@ -168,6 +211,13 @@ class TrainConfig:
     """`torch.compile` the model."""
     sync_bn: bool = False
     """BatchNorm statistics over all ranks instead of per rank."""
+    norm_eval: bool = False
+    """BatchNorm keeps its running statistics in training, as in testing; its weight and bias are trained."""
+    mixup: NonNegativeFloat = 0.0
+    """alpha of mixup, arXiv:1710.09412: videos are blended in pairs, by shares from Beta(alpha, alpha).
+    0: off."""
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Decay of a running mean of the weights, which is what is tested and saved as the model.  0: off."""
     accumulate: PositiveInt = 1
     """Forward passes per update; a step is an update."""
     val_every_epochs: PositiveInt = 5
@@ -178,8 +228,14 @@ class TrainConfig:
     """Steps between writing `last.pt` inside an epoch.  0: at epochs only."""
     log_every_steps: PositiveInt = 20
     """Steps between log records."""
-    best_metric: Literal["top1", "mean_class_accuracy"] = "top1"
-    """The validation metric by which `best.pt` is chosen; greater is better."""
+    best_metric: (
+        Literal[
+            "top1", "top5", "mean_class_accuracy", "mean_average_precision", "mmit_mean_average_precision"
+        ]
+        | None
+    ) = None
+    """The validation metric by which `best.pt` is chosen; greater is better.  null: top1, or
+    mean_average_precision where videos have several labels."""
 
 
 @dataclass(frozen=True, config=_closed)

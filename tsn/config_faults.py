@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from tsn.config import Config, EvalDataConfig, ModelConfig, ScheduleConfig, TrainDataConfig
+from tsn.config import Config, DataConfig, EvalDataConfig, ModelConfig, ScheduleConfig, TrainDataConfig
 
 _KINDS = {
     "int_type": "a whole number",
@@ -19,6 +19,17 @@ _KINDS = {
     "dict_type": "a section (lines of key: value)",
     "dataclass_type": "a section (lines of key: value)",
 }
+
+_WEIGHT_NAMES = ("imagenet_v1", "imagenet_v2", "timm", "swsl")
+_PUBLIC_WEIGHTS = {
+    "resnet18": ("imagenet_v1", "swsl"),
+    "resnet50": ("imagenet_v1", "imagenet_v2", "swsl"),
+    "resnet101": ("imagenet_v1", "imagenet_v2"),
+    "resnext101_32x4d": ("swsl",),
+    "densenet161": ("imagenet_v1",),
+    "swin_base": ("timm",),
+}
+"""Which named weights exist for a backbone; what others have is known to their libraries."""
 
 
 def describe_errors(error: ValidationError) -> list[tuple[str, str]]:
@@ -55,6 +66,10 @@ def _describe(error: Mapping[str, Any]) -> tuple[str, str]:
         case "literal_error":
             options = context["expected"].replace("'", "")
             return key, f"is {in_yaml(found)}, expected {options}"
+        case "value_error":
+            return key, f"is {in_yaml(found)}, expected {context['error']}"
+        case "string_pattern_mismatch":
+            return key, f"is {in_yaml(found)}, expected text of the form {context['pattern']}"
         case kind if location[0] == "reference" and len(location) > 1:
             return dotted(location[:2]), f"is {in_yaml(found)}, expected a number or text"
         case kind:
@@ -90,8 +105,9 @@ def _suggest(location: tuple[str | int, ...]) -> str:
     """`; did you mean ...?` with the likeliest key of the same section, or the same key of another
     section."""
     name = str(location[-1])
+    section = tuple(part for part in location[:-1] if isinstance(part, str))
     known = dict(_iter_keys(Config, ()))
-    siblings = [keys[-1] for keys in known.values() if keys[:-1] == location[:-1]]
+    siblings = [keys[-1] for keys in known.values() if keys[:-1] == section]
     close = difflib.get_close_matches(name, siblings, n=1)
     elsewhere = [key for key, keys in known.items() if keys[-1] == name]
     if close:
@@ -106,45 +122,73 @@ def _iter_keys(section: type, path: tuple[str, ...]) -> Iterator[tuple[str, tupl
     for field in dataclasses.fields(section):
         keys = (*path, field.name)
         yield ".".join(keys), keys
-        if dataclasses.is_dataclass(hints[field.name]):
-            yield from _iter_keys(hints[field.name], keys)
+        for kind in (hints[field.name], *typing.get_args(hints[field.name])):  # a section, or a list of them
+            if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+                yield from _iter_keys(kind, keys)
 
 
 def conflicts(config: Config) -> Iterator[tuple[str, str]]:
     """Settings that are valid alone but not together, as (dotted key, what is wrong)."""
     yield from _model_conflicts(config.model)
-    yield from _train_conflicts(config.data.train)
+    sources = train_sources(config.data)
+    for section, train in sources.items():
+        yield from _train_conflicts(section, train)
     yield from _eval_conflicts("data.val", config.data.val)
     yield from _eval_conflicts("data.test", config.data.test)
     yield from _schedule_conflicts(config.schedule)
     if config.model.modality == "flow":
-        for split, data in (("val", config.data.val), ("test", config.data.test)):
-            if data.clip_len != config.data.train.clip_len:
-                expected = (
-                    f"expected that of data.train ({config.data.train.clip_len}): it sets the input channels"
-                )
-                yield f"data.{split}.clip_len", f"is {data.clip_len}, {expected}"
-        if config.data.train.color_jitter:
-            yield "data.train.color_jitter", "has no meaning for flow; set it to 0"
+        yield from _flow_conflicts(sources, {"data.val": config.data.val, "data.test": config.data.test})
+    names = [source.name for source in config.data.auxiliary]
+    for i, name in enumerate(names):
+        if name in names[:i]:
+            yield f"data.auxiliary[{i}].name", f'is "{name}", the name of another source; choose another'
+    if config.train.mixup and config.model.loss == "bce":
+        yield "train.mixup", "is for cross_entropy, and model.loss is bce; set it to 0"
+
+
+def train_sources(data: DataConfig) -> dict[str, TrainDataConfig]:
+    """All that is trained on, by its dotted key; the main source first."""
+    auxiliary = {f"data.auxiliary[{i}].train": source.train for i, source in enumerate(data.auxiliary)}
+    return {"data.train": data.train} | auxiliary
 
 
 def _model_conflicts(model: ModelConfig) -> Iterator[tuple[str, str]]:
-    if model.backbone == "resnet18" and model.pretrained == "imagenet_v2":
-        yield "model.pretrained", "is imagenet_v2, which does not exist for resnet18; use imagenet_v1"
+    known = _PUBLIC_WEIGHTS.get(model.backbone)
+    if known is not None and model.pretrained in _WEIGHT_NAMES and model.pretrained not in known:
+        use = " or ".join((*known, "none", "a file"))
+        yield (
+            "model.pretrained",
+            f"is {model.pretrained}, which does not exist for {model.backbone}; use {use}",
+        )
+    if model.loss == "bce" and model.label_smoothing:
+        yield "model.label_smoothing", "is for cross_entropy, and model.loss is bce; set it to 0"
 
 
-def _train_conflicts(train: TrainDataConfig) -> Iterator[tuple[str, str]]:
+def _flow_conflicts(
+    sources: Mapping[str, TrainDataConfig], splits: Mapping[str, EvalDataConfig]
+) -> Iterator[tuple[str, str]]:
+    clip_len = sources["data.train"].clip_len
+    for section, data in {**sources, **splits}.items():
+        if data.clip_len != clip_len:
+            expected = f"expected that of data.train ({clip_len}): it sets the input channels"
+            yield f"{section}.clip_len", f"is {data.clip_len}, {expected}"
+    for section, train in sources.items():
+        if train.color_jitter:
+            yield f"{section}.color_jitter", "has no meaning for flow; set it to 0"
+
+
+def _train_conflicts(section: str, train: TrainDataConfig) -> Iterator[tuple[str, str]]:
     if train.crop == "center" and train.short_side is not None and train.crop_size > train.short_side:
-        yield "data.train.crop_size", f"is {train.crop_size}, larger than short_side ({train.short_side})"
+        yield f"{section}.crop_size", f"is {train.crop_size}, larger than short_side ({train.short_side})"
     for i, scale in enumerate(train.scales):
         if scale > 1:
-            yield f"data.train.scales[{i}]", f"is {scale}, expected at most 1, the whole short side"
+            yield f"{section}.scales[{i}]", f"is {scale}, expected at most 1, the whole short side"
     for name in ("area_range", "aspect_range"):
         low, high = getattr(train, name)
         if low > high:
-            yield f"data.train.{name}", f"is [{low}, {high}], expected the smaller number first"
+            yield f"{section}.{name}", f"is [{low}, {high}], expected the smaller number first"
     if train.area_range[1] > 1:
-        yield "data.train.area_range", f"ends at {train.area_range[1]}, expected at most 1, the whole frame"
+        yield f"{section}.area_range", f"ends at {train.area_range[1]}, expected at most 1, the whole frame"
 
 
 def _eval_conflicts(section: str, data: EvalDataConfig) -> Iterator[tuple[str, str]]:

@@ -4,7 +4,6 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from tsn.config import Config
 from tsn.config_faults import conflicts, describe_errors
+from tsn.config_files import find_config, follow_alias
 from tsn.errors import UserError
 from tsn.yaml_reader import parse_yaml
 
@@ -36,13 +36,15 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> NamedConfig:
     Raises:
         UserError: there is no such config, or it has faults; all of them are listed.
     """
-    file_name, text = _find(name)
-    data, faults = parse_yaml(text)
-    if not isinstance(data, dict):
-        faults = faults or ["is empty; expected sections such as model, data and schedule"]
-        data = {}
-    faults = [f"{file_name}: {fault}" for fault in faults]
-    return NamedConfig(Path(file_name).stem, _build(data, overrides, source=file_name, faults=faults))
+    named = find_config(name)
+    file = follow_alias(named)
+    if "combines" in file.data:
+        raise UserError(
+            f"{file.name}: is the result of several networks; train and test each with its own config "
+            f"({', '.join(file.data['combines'])}), then join their results"
+        )
+    faults = [f"{file.name}: {fault}" for fault in file.faults]
+    return NamedConfig(Path(named.name).stem, _build(file.data, overrides, source=file.name, faults=faults))
 
 
 def config_from_dict(data: Mapping[str, Any], overrides: Sequence[str] = (), *, source: str) -> Config:
@@ -62,28 +64,6 @@ def config_to_dict(config: Config) -> dict[str, Any]:
 def config_to_yaml(config: Config) -> str:
     """The whole config, defaults included, as a file that `load_config` reads back."""
     return yaml.safe_dump(config_to_dict(config), sort_keys=False)
-
-
-def packaged_configs() -> list[str]:
-    """The names of the configs that come with the package."""
-    folder = resources.files("tsn") / "configs"
-    return sorted(
-        entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")
-    )
-
-
-def _find(name: str) -> tuple[str, str]:
-    path = Path(name)
-    if path.is_file():
-        return path.name, path.read_text(encoding="utf-8")
-    stem = name.removesuffix(".yaml")
-    if stem not in packaged_configs():
-        raise UserError(
-            f"--cfg {name}: no such file, and no packaged config of this name; packaged are: "
-            f"{', '.join(packaged_configs())}"
-        )
-    entry = resources.files("tsn") / "configs" / f"{stem}.yaml"
-    return entry.name, entry.read_text(encoding="utf-8")
 
 
 def _build(data: dict[str, Any], overrides: Sequence[str], *, source: str, faults: list[str]) -> Config:

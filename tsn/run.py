@@ -69,9 +69,8 @@ class Run:
             grad_clip=config.optim.grad_clip,
             amp=config.train.amp,
         )
-        self.best_metric = (
-            "mean_average_precision" if config.model.loss == "bce" else config.train.best_metric
-        )
+        by_loss = "mean_average_precision" if config.model.loss == "bce" else "top1"
+        self.best_metric = config.train.best_metric or by_loss
         self.state = RunState()
         self.tally, self.waits, self.pace = Tally(device), WaitTimer(device), Pace()
         self.steps_since_record = 0

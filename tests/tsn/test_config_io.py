@@ -1,6 +1,7 @@
 import pytest
 
-from tsn.config_io import config_from_dict, config_to_dict, config_to_yaml, load_config, packaged_configs
+from tsn.config_files import packaged_configs
+from tsn.config_io import config_from_dict, config_to_dict, config_to_yaml, load_config
 from tsn.errors import UserError
 
 MINIMAL = """
@@ -70,7 +71,11 @@ model: {num_classes: many}
 @pytest.mark.parametrize(
     ("override", "fault"),
     [
-        ("model.backbone=resnet5", 'model.backbone: is "resnet5", expected resnet18, resnet50 or resnet101'),
+        (
+            "model.backbone=resnet5",
+            'model.backbone: is "resnet5", expected resnet18, resnet50, resnet101, resnext101_32x4d, '
+            "densenet161, swin_base, timm/NAME or torchvision/NAME",
+        ),
         ("model.dropout=1.5", "model.dropout: is 1.5, expected at most 1.0"),
         ("optim.lr=0", "optim.lr: is 0, expected more than 0.0"),
         ("data.train.area_range=[0.1,0.2,0.3]", "data.train.area_range: has 3 values, expected at most 2"),
@@ -147,7 +152,9 @@ def test_an_existing_path_wins_over_a_packaged_name(tmp_path, monkeypatch):
 
 
 def test_an_unknown_name_is_refused_with_the_packaged_ones():
-    with pytest.raises(UserError, match=r"--cfg k40: no such file, .*packaged are: .*k400.*ucf101"):
+    with pytest.raises(
+        UserError, match=r"--cfg k40: no such file, .*did you mean k400.*Packaged are: .*k400.*ucf101"
+    ):
         load_config("k40")
 
 
