@@ -20,7 +20,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if torch.cuda.is_available():
         return
     if os.environ.get("REQUIRE_GPU") == "1":
-        pytest.fail("REQUIRE_GPU=1, but torch finds no usable NVIDIA GPU: see scripts/doctor.py", pytrace=False)
+        pytest.fail(
+            "REQUIRE_GPU=1, but torch finds no usable NVIDIA GPU: see scripts/doctor.py", pytrace=False
+        )
     pytest.skip("needs an NVIDIA GPU")
 
 

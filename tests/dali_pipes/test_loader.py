@@ -1,50 +1,17 @@
 import dataclasses
-import json
-import shutil
 from itertools import chain
 
 import numpy as np
 import pytest
 import torch
 from frame_shards import flow_video, numbered_videos, position_video, write_shards
+from loader_factory import eval_loader, ids, train_loader
 from video_factory import numbered_frame, read_number
 
 from dali_pipes import pipeline
-from dali_pipes.loader import Batch, Loader, build_eval_loader, build_train_loader
+from dali_pipes.loader import Batch, Loader
 from shards.manifest import ShardError
 from shards.reading import ShardDataset
-from tsn.config import DataConfig, EvalDataConfig, TrainDataConfig
-
-
-COMMON = {"num_segments": 2, "short_side": None, "crop_size": 48, "batch_size": 4}
-"""The centre crop is the whole of a 48x48 frame."""
-TRAIN = COMMON | {"crop": "center", "flip": 0.0, "shuffle_buffer": 16}
-
-
-def config(train: dict, test: dict, device: str) -> DataConfig:
-    split = EvalDataConfig(**test)
-    return DataConfig(TrainDataConfig(**train), split, split, device=device, num_threads=1)
-
-
-def train_loader(directory, *, seed=0, rank=0, world_size=1, device="cpu", **split) -> Loader:
-    shards = {"shards": str(directory)}
-    data = config(shards | TRAIN | split, shards, device)
-    place = {"rank": rank, "world_size": world_size, "local_rank": 0, "local_world_size": 1}
-    return build_train_loader(data, seed=seed, **place)
-
-
-def test_loader(directory, *, rank=0, world_size=1, **split) -> Loader:
-    shards = {"shards": str(directory)}
-    data = config(shards, shards | COMMON | split, "cpu")
-    place = {"rank": rank, "world_size": world_size, "local_rank": 0, "local_world_size": 1}
-    return build_eval_loader(data, data.test, **place)
-
-
-test_loader.__test__ = False
-
-
-def ids(loader: Loader) -> list[int]:
-    return [int(sample_id) for batch in loader for sample_id in batch.sample_ids]
 
 
 def painted_numbers(clips: torch.Tensor) -> list[list[int]]:
@@ -54,20 +21,6 @@ def painted_numbers(clips: torch.Tensor) -> list[list[int]]:
 def assert_equal(first: Batch, second: Batch):
     for field in dataclasses.fields(Batch):
         assert torch.equal(getattr(first, field.name), getattr(second, field.name)), field.name
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory):
-    """Directories with a number of samples, in shards of 10, made on demand."""
-    made = {}
-
-    def with_samples(num_samples: int):
-        if num_samples not in made:
-            path = tmp_path_factory.mktemp("shards") / str(num_samples)
-            made[num_samples] = write_shards(path, numbered_videos(num_samples, num_frames=12, size=(48, 48)))
-        return made[num_samples]
-
-    return with_samples
 
 
 def test_a_batch_has_the_documented_fields(shards):
@@ -133,7 +86,7 @@ def test_ranks_draw_different_frames_and_windows(shards):
 @pytest.mark.parametrize(("num_samples", "batch_size"), [(53, 4), (5, 2), (24, 8)])
 def test_testing_sees_each_sample_once_in_every_pass(shards, num_samples, batch_size, world_size):
     loaders = [
-        test_loader(shards(num_samples), rank=rank, world_size=world_size, batch_size=batch_size)
+        eval_loader(shards(num_samples), rank=rank, world_size=world_size, batch_size=batch_size)
         for rank in range(world_size)
     ]
     for _ in range(2):
@@ -144,7 +97,7 @@ def test_testing_does_not_depend_on_ranks_or_batch_size(shards):
     def collect(world_size: int, batch_size: int) -> dict[int, bytes]:
         found = {}
         for rank in range(world_size):
-            for batch in test_loader(shards(20), rank=rank, world_size=world_size, batch_size=batch_size):
+            for batch in eval_loader(shards(20), rank=rank, world_size=world_size, batch_size=batch_size):
                 for sample_id, clip in zip(batch.sample_ids.tolist(), batch.clips, strict=True):
                     found[sample_id] = clip.numpy().tobytes()
         return found
@@ -215,14 +168,14 @@ def test_stitched_frames_are_identical_to_frames_decoded_one_by_one(tmp_path, su
 
 def test_more_frames_than_one_picture_holds_are_split_into_several(shards, monkeypatch):
     monkeypatch.setitem(pipeline._MAX_ROWS, "cpu", 48 * 3)
-    for batch in test_loader(shards(20), num_segments=7, num_crops=10):
+    for batch in eval_loader(shards(20), num_segments=7, num_crops=10):
         assert batch.clips.shape[1] == 70
         assert painted_numbers(batch.clips[:, 56:63]) == batch.frame_indices.tolist()
 
 
 def test_ten_crops_are_crop_major_with_every_second_mirrored(tmp_path):
     directory = write_shards(tmp_path, [position_video(3, (80, 60))] * 2, subsampling="444", quality=100)
-    (batch,) = test_loader(directory, num_segments=3, num_crops=10, crop_size=40)
+    (batch,) = eval_loader(directory, num_segments=3, num_crops=10, crop_size=40)
     assert batch.clips.shape == (2, 30, 40, 40, 3)
     crops = batch.clips[0].reshape(10, 3, 40, 40, 3).int()
     for (x1, y1, x2, _), flipped, frames in zip(
@@ -265,7 +218,7 @@ def test_sizes_may_differ_inside_a_batch(tmp_path):
     sizes = [(64, 48), (48, 64), (101, 35), (35, 27)]
     videos = [[numbered_frame(n, size) for n in range(5)] for size in sizes]
     directory = write_shards(tmp_path, videos)
-    (batch,) = test_loader(directory, short_side=40, crop_size=40, num_crops=3, batch_size=4)
+    (batch,) = eval_loader(directory, short_side=40, crop_size=40, num_crops=3, batch_size=4)
     assert batch.clips.shape == (4, 6, 40, 40, 3)
     scaled = [(53, 40), (40, 53), (115, 40), (52, 40)]
     for (width, height), boxes in zip(scaled, batch.windows.tolist(), strict=True):
@@ -310,7 +263,7 @@ def test_flow_leaves_as_planes_x_y_of_consecutive_frames_with_x_inverted_where_m
 
 def test_ten_crops_of_flow_are_mirrored_without_inverting_x(tmp_path):
     directory = write_shards(tmp_path, [flow_video(40, (50, 40))] * 2)
-    (batch,) = test_loader(directory, num_segments=4, clip_len=5, num_crops=10, crop_size=32)
+    (batch,) = eval_loader(directory, num_segments=4, clip_len=5, num_crops=10, crop_size=32)
     assert batch.clips.shape == (2, 40, 10, 32, 32)
     assert batch.flips[0].tolist() == [False, True] * 5
     for crop in batch.clips[1].reshape(10, 4 * 10, 32, 32):
@@ -319,7 +272,7 @@ def test_ten_crops_of_flow_are_mirrored_without_inverting_x(tmp_path):
 
 def test_dense_testing_sees_ten_positions(tmp_path):
     video = [numbered_frame(number, (48, 48)) for number in range(100)]
-    (batch,) = test_loader(write_shards(tmp_path, [video]), sampling="dense", num_segments=8, num_crops=1)
+    (batch,) = eval_loader(write_shards(tmp_path, [video]), sampling="dense", num_segments=8, num_crops=1)
     assert batch.clips.shape == (1, 80, 48, 48, 3)
     assert painted_numbers(batch.clips) == batch.frame_indices.tolist()
     assert batch.frame_indices[0, ::8].tolist() == [0, 4, 8, 12, 16, 20, 24, 28, 32, 36]
@@ -331,7 +284,7 @@ def test_random_test_frames_depend_on_the_sample_alone(shards):
         return {
             int(sample_id): [frames.tolist(), window.tolist()]
             for rank in range(world_size)
-            for batch in test_loader(
+            for batch in eval_loader(
                 shards(20), rank=rank, world_size=world_size, batch_size=batch_size, **options
             )
             for sample_id, frames, window in zip(
@@ -368,57 +321,6 @@ def test_training_reads_the_parts_it_is_asked_for(tmp_path, shards):
 def test_several_labels_come_out_multi_hot(tmp_path):
     labels = [[0], [1, 3], [4, 0, 2], [3]]
     directory = write_shards(tmp_path, numbered_videos(4), labels=labels)
-    (batch,) = test_loader(directory, batch_size=4)
+    (batch,) = eval_loader(directory, batch_size=4)
     assert batch.labels.dtype == torch.uint8
     assert [row.nonzero().flatten().tolist() for row in batch.labels] == [sorted(own) for own in labels]
-
-
-@pytest.fixture
-def damaged(shards, tmp_path):
-    """A copy of a directory, to be damaged."""
-    return shutil.copytree(shards(20), tmp_path / "damaged")
-
-
-def overwrite(path, offset: int, content: bytes):
-    with open(path, "r+b") as file:
-        file.seek(offset)
-        file.write(content)
-
-
-def test_an_undecodable_picture_names_shard_and_key(damaged):
-    stream = next(
-        m for m in ShardDataset(damaged)._load_index("shard-000001.tar")["00000013"] if m.name == "head"
-    )
-    overwrite(damaged / "shard-000001.tar", stream.offset, bytes(stream.size_bytes))
-    with pytest.raises(ShardError, match=r"shard-000001\.tar:00000013"):
-        ids(train_loader(damaged))
-
-
-def test_a_missing_member_names_shard_and_key(damaged):
-    index = damaged / "shard-000001.idx"
-    members = next(line for line in index.read_text().splitlines() if "00000013." in line).split(" ")
-    at = members.index("head")
-    text = index.read_text().replace(" ".join(members), " ".join(members[:at] + members[at + 4 :]))
-    index.write_text(text)
-    with pytest.raises(ShardError, match=r"shard-000001\.idx: not the index of its tar"):
-        train_loader(damaged)
-
-
-def test_a_directory_that_is_missing_or_of_another_version_is_refused(damaged, tmp_path):
-    with pytest.raises(ShardError, match="nowhere: no such directory"):
-        train_loader(tmp_path / "nowhere")
-    manifest = json.loads((damaged / "manifest.json").read_text())
-    (damaged / "manifest.json").write_text(json.dumps(manifest | {"version": 99}))
-    with pytest.raises(ShardError, match="version 99"):
-        train_loader(damaged)
-
-
-def test_a_crop_larger_than_the_frames_is_refused_before_reading(shards):
-    with pytest.raises(ShardError, match="short side of 48 pixels are smaller than crop_size 64"):
-        test_loader(shards(20), crop_size=64)
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_asking_for_a_missing_gpu_is_refused(shards):
-    with pytest.raises(ValueError, match=r'data\.device: "gpu", but this machine has no usable NVIDIA GPU'):
-        train_loader(shards(20), device="gpu")

@@ -1,0 +1,62 @@
+"""What a loader refuses before it reads, and how it names what it cannot read."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from loader_factory import eval_loader, ids, train_loader
+
+from shards.manifest import ShardError
+from shards.reading import ShardDataset
+
+
+@pytest.fixture
+def damaged(shards, tmp_path):
+    """A copy of a directory, to be damaged."""
+    return shutil.copytree(shards(20), tmp_path / "damaged")
+
+
+def overwrite(path, offset: int, content: bytes):
+    with open(path, "r+b") as file:
+        file.seek(offset)
+        file.write(content)
+
+
+def test_an_undecodable_picture_names_shard_and_key(damaged):
+    stream = next(
+        m for m in ShardDataset(damaged)._load_index("shard-000001.tar")["00000013"] if m.name == "head"
+    )
+    overwrite(damaged / "shard-000001.tar", stream.offset, bytes(stream.size_bytes))
+    with pytest.raises(ShardError, match=r"shard-000001\.tar:00000013"):
+        ids(train_loader(damaged))
+
+
+def test_a_missing_member_names_shard_and_key(damaged):
+    index = damaged / "shard-000001.idx"
+    members = next(line for line in index.read_text().splitlines() if "00000013." in line).split(" ")
+    at = members.index("head")
+    text = index.read_text().replace(" ".join(members), " ".join(members[:at] + members[at + 4 :]))
+    index.write_text(text)
+    with pytest.raises(ShardError, match=r"shard-000001\.idx: not the index of its tar"):
+        train_loader(damaged)
+
+
+def test_a_directory_that_is_missing_or_of_another_version_is_refused(damaged, tmp_path):
+    with pytest.raises(ShardError, match="nowhere: no such directory"):
+        train_loader(tmp_path / "nowhere")
+    manifest = json.loads((damaged / "manifest.json").read_text())
+    (damaged / "manifest.json").write_text(json.dumps(manifest | {"version": 99}))
+    with pytest.raises(ShardError, match="version 99"):
+        train_loader(damaged)
+
+
+def test_a_crop_larger_than_the_frames_is_refused_before_reading(shards):
+    with pytest.raises(ShardError, match="short side of 48 pixels are smaller than crop_size 64"):
+        eval_loader(shards(20), crop_size=64)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_asking_for_a_missing_gpu_is_refused(shards):
+    with pytest.raises(ValueError, match=r'data\.device: "gpu", but this machine has no usable NVIDIA GPU'):
+        train_loader(shards(20), device="gpu")
