@@ -62,7 +62,7 @@ def _parse_line(line: str, source_format: SourceFormat) -> Entry:
     path, numbers = found["path"], tuple(map(int, found["numbers"].split()))
     num_needed = {"frames": 2, "flow": 2, "parts": 2}.get(source_format.kind, 1) + source_format.with_offset
     if len(numbers) < num_needed:
-        raise ValueError(f'"{line}" ends with {len(numbers)} numbers, {expected}')
+        raise ValueError(f'"{line}" ends with too few numbers, {expected}')
     if source_format.kind == "parts":
         label, count, *positive = numbers
         return Entry(path, (label,), count, positive=tuple(positive))

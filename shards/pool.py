@@ -1,7 +1,9 @@
 """A process pool that survives the death of its workers.
 
-`concurrent.futures` gives up as a whole when one process dies, and does not say over which task. Here the
-task whose process died yields a `Died`, a new process takes the place, and the work goes on.
+`concurrent.futures` gives up as a whole when one process dies, and does not say over which task. Here a new
+process takes the place, the work goes on, and the task yields a `Died`. One whose process was killed by
+SIGKILL, as the kernel does when memory runs out, is tried again first, while no other task is in work: it may
+have suffered for the others.
 """
 
 import multiprocessing
@@ -49,17 +51,17 @@ class _Worker:
         with suppress(BrokenPipeError, ConnectionResetError):  # it died: `receive` finds out
             self.connection.send(numbered_task[1])
 
-    def receive(self) -> tuple[int, Any]:
-        """Number and result of the oldest task; waits for it."""
-        number, _ = self.tasks.popleft()
+    def receive(self) -> tuple[tuple[int, Any], Any]:
+        """The oldest task and its result; waits for it."""
+        task = self.tasks.popleft()
         try:
             succeeded, result = self.connection.recv()
         except (EOFError, ConnectionResetError):
             self.process.join()
-            return number, Died(self.process.exitcode or 0)
+            return task, Died(self.process.exitcode or 0)
         if not succeeded:
             raise result
-        return number, result
+        return task, result
 
     def stop(self) -> None:
         self.process.terminate()
@@ -108,19 +110,33 @@ class WorkerPool:
         window = _WINDOW_PER_WORKER * self._num_workers
         numbered = enumerate(tasks)
         done: dict[int, Any] = {}
+        killed: deque[tuple[int, Any]] = deque()
         num_begun = num_yielded = 0
         try:
             while True:
-                num_begun += _hand_out(numbered, self._workers, at_most=window - (num_begun - num_yielded))
+                if not killed:
+                    at_most = window - (num_begun - num_yielded)
+                    num_begun += _hand_out(numbered, self._workers, at_most=at_most)
+                elif not any(worker.tasks for worker in self._workers):
+                    done |= self._try_alone(killed.popleft())
                 if num_begun == num_yielded:
                     return
-                done |= _collect(self._workers, self._function)
+                for task, result in _collect(self._workers, self._function):
+                    if isinstance(result, Died) and result.exit_code == -signal.SIGKILL:
+                        killed.append(task)
+                    else:
+                        done[task[0]] = result
                 while num_yielded in done:
                     yield done.pop(num_yielded)
                     num_yielded += 1
         finally:
             if num_begun != num_yielded:
                 self.stop()
+
+    def _try_alone(self, numbered_task: tuple[int, Any]) -> dict[int, Any]:
+        """Its number, and the result or a second `Died`."""
+        self._workers[0].give(numbered_task)
+        return {number: result for (number, _), result in _collect(self._workers, self._function)}
 
 
 def _start(function: Callable) -> _Worker:
@@ -142,16 +158,17 @@ def _hand_out(numbered: Iterator[tuple[int, Any]], workers: list[_Worker], *, at
     return at_most
 
 
-def _collect(workers: list[_Worker], function: Callable) -> dict[int, Any]:
-    """Wait for a result; those that are there, by number. A dead worker is replaced, and its other tasks
-    go on."""
-    ready = wait([worker.connection for worker in workers if worker.tasks])
-    results = {}
+def _collect(workers: list[_Worker], function: Callable) -> list[tuple[tuple[int, Any], Any]]:
+    """Wait for a result, if any task is in work; all that are there, each with its task. A dead worker is
+    replaced, and its other tasks go on."""
+    at_work = [worker.connection for worker in workers if worker.tasks]
+    ready = wait(at_work) if at_work else []
+    results = []
     for place, worker in enumerate(workers):
         if worker.connection not in ready:
             continue
-        number, result = worker.receive()
-        results[number] = result
+        task, result = worker.receive()
+        results.append((task, result))
         if isinstance(result, Died):
             worker.stop()
             workers[place] = _start(function)

@@ -16,14 +16,19 @@ from shards.sample import Sample, expected_members, from_members, stream_crc32
 from shards.stream import VideoError
 
 _CHUNK_BYTES = 2**22
+_SAMPLES_PER_CHECK = 32
 
 
 @dataclass(frozen=True)
 class ShardCheck:
-    """One shard to check: the argument of `check_shard`."""
+    """Some samples of a shard to check: the argument of `check_shard`.
+
+    `first` is the position of the first of them; the check that begins with 0 is that of the files, too.
+    """
 
     directory: Path
     shard: ShardFile
+    first: int
     manifest: Manifest
 
 
@@ -37,10 +42,13 @@ class ShardReport:
 
 
 def iter_reports(directory: Path, manifest: Manifest, pool: WorkerPool) -> Iterator[ShardReport]:
-    """Check the shards of a directory in the processes of `pool`, which apply `check_shard`: a report for
-    each of
-    them, in order, and one for the whole."""
-    checks = [ShardCheck(directory, shard, manifest) for shard in manifest.shards]
+    """Check a directory in the processes of `pool`, which apply `check_shard`: reports on a few samples each,
+    in order, and one on the whole."""
+    checks = [
+        ShardCheck(directory, shard, first, manifest)
+        for shard in manifest.shards
+        for first in range(0, max(1, shard.num_samples), _SAMPLES_PER_CHECK)
+    ]
     num_samples = num_frames = 0
     for check, result in zip(checks, pool.run_in_order(checks), strict=True):
         report = ShardReport((f"{check.shard.name}: {result}",), 0, 0) if isinstance(result, Died) else result
@@ -58,32 +66,36 @@ def iter_reports(directory: Path, manifest: Manifest, pool: WorkerPool) -> Itera
 
 
 def check_shard(check: ShardCheck) -> ShardReport:
-    """Check one tar and its index; every fault, not the first."""
+    """Check a tar and its index, as far as `check` goes; every fault, not the first."""
     path = check.directory / check.shard.name
     if not path.is_file():
-        return ShardReport((f"{check.shard.name}: no such file",), 0, 0)
-    faults = [f"{check.shard.name}: {fault}" for fault in _file_faults(path, check.shard)]
-    index, fault = _walk(path)
-    if fault:
-        faults.append(f"{check.shard.name}: {fault}")
-    faults += [
-        f"{check.shard.index_name}: {fault}" for fault in _index_faults(path.with_suffix(".idx"), index)
-    ]
-    if len(index) != check.shard.num_samples:
-        faults.append(
-            f"{check.shard.name}: {len(index)} samples, the manifest says {check.shard.num_samples}"
-        )
+        faults = () if check.first else (f"{check.shard.name}: no such file",)
+        return ShardReport(faults, 0, 0)
+    index, broken = _walk(path)
+    faults = [] if check.first else list(_shard_faults(path, check.shard, index, broken))
+    is_last = check.first + _SAMPLES_PER_CHECK >= check.shard.num_samples
+    keys = list(index)[check.first : None if is_last else check.first + _SAMPLES_PER_CHECK]
     num_frames = 0
     with open(path, "rb") as tar:
-        for key, members in index.items():
+        for key in keys:
             contents = {}
-            for member in members:
+            for member in index[key]:
                 tar.seek(member.offset)
                 contents[member.name] = tar.read(member.size_bytes)
-            sample_faults, frames = _check_sample(key, contents, check)
+            sample_faults, frames = _check_sample(key, contents, check.manifest)
             faults += [f"{check.shard.name}:{key}: {fault}" for fault in sample_faults]
             num_frames += frames
-    return ShardReport(tuple(faults), len(index), num_frames)
+    return ShardReport(tuple(faults), len(keys), num_frames)
+
+
+def _shard_faults(path: Path, shard: ShardFile, index: Index, broken: str | None) -> Iterator[str]:
+    """What is wrong with the files; `index` and `broken` as `_walk` gives them."""
+    yield from (f"{shard.name}: {fault}" for fault in _file_faults(path, shard))
+    if broken:
+        yield f"{shard.name}: {broken}"
+    yield from (f"{shard.index_name}: {fault}" for fault in _index_faults(path.with_suffix(".idx"), index))
+    if len(index) != shard.num_samples:
+        yield f"{shard.name}: {len(index)} samples, the manifest says {shard.num_samples}"
 
 
 def _file_faults(path: Path, shard: ShardFile) -> Iterator[str]:
@@ -132,13 +144,13 @@ def _index_faults(path: Path, truth: Index) -> Iterator[str]:
         yield "its samples stand in another order than in the tar"
 
 
-def _check_sample(key: str, contents: dict[str, bytes], check: ShardCheck) -> tuple[list[str], int]:
+def _check_sample(key: str, contents: dict[str, bytes], manifest: Manifest) -> tuple[list[str], int]:
     """Faults of one sample, and its number of frames."""
     try:
         sample = from_members(contents)
     except ValueError as error:
         return [str(error)], 0
-    faults = list(_sample_faults(key, contents, sample, check))
+    faults = list(_sample_faults(key, contents, sample, manifest))
     units_fault = _units_fault(sample)
     if units_fault:
         return [*faults, f"frames.npy: {units_fault}"], sample.stream.num_frames
@@ -151,8 +163,8 @@ def _check_sample(key: str, contents: dict[str, bytes], check: ShardCheck) -> tu
     return faults, sample.stream.num_frames
 
 
-def _sample_faults(key: str, contents: dict[str, bytes], sample: Sample, check: ShardCheck) -> Iterator[str]:
-    stream, labels, manifest = sample.stream, sample.labels, check.manifest
+def _sample_faults(key: str, contents: dict[str, bytes], sample: Sample, manifest: Manifest) -> Iterator[str]:
+    stream, labels = sample.stream, sample.labels
     if stream.codec != manifest.codec:
         yield f"{stream.codec}: the manifest says {manifest.codec}"
     if (stream.channels == 2) != (manifest.modality == "flow"):

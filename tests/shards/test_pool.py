@@ -21,6 +21,16 @@ def test_a_dead_process_costs_its_own_task_only():
     assert str(Died(7)) == "its process ended with exit code 7"
 
 
+@pytest.mark.parametrize("num_workers", [1, 3])
+def test_a_task_whose_process_was_killed_is_tried_again_alone(tmp_path, num_workers):
+    tasks = [(str(tmp_path), number) for number in range(1, 18)]
+    with WorkerPool(pool_functions.die_once_at_multiples_of_five, num_workers) as pool:
+        results = list(pool.run_in_order(tasks))
+    assert [number for number, _ in results] == list(range(1, 18))
+    assert [others for number, others in results if number % 5 == 0] == [0, 0, 0]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["10.died", "15.died", "5.died"]
+
+
 def test_an_exception_of_the_function_is_raised_here_and_the_pool_goes_on():
     with WorkerPool(pool_functions.fail_at_three, 2) as pool:
         with pytest.raises(ValueError, match="cannot do 3"):
