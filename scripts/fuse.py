@@ -26,6 +26,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--weights", nargs="+", type=float, metavar="W", help="factor of each file (default: 1 each)")
     add("--softmax", action="store_true", help="fuse probabilities instead of raw scores")
     add("--common", action="store_true", help="fuse the videos that are in all files, leave out the others")
+    add("--name", help="of the published row that this is, for zoo.py list; kept in --result")
     add("--metrics", nargs="+", metavar="NAME", help=f"any of {', '.join(METRICS)}")
     add("--out", type=Path, metavar="NPZ", help="write names, labels and fused scores here")
     add("--result", type=Path, metavar="JSON", help="write the metrics and where they came from here")
@@ -103,6 +104,7 @@ def build_result(
 ) -> dict[str, Any]:
     """What --result keeps; null in place of NaN, which JSON does not have."""
     return {
+        "config_name": args.name,
         "num_samples": num_videos,
         "metrics": {name: None if math.isnan(value) else value for name, value in metrics.items()},
         "softmax": args.softmax,
