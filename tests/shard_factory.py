@@ -1,12 +1,19 @@
-"""Small shard sets of numbered videos, packed for a test."""
+"""Small shard sets, packed for a test."""
 
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 from video_factory import write_numbered_video
+
+from shards.encoding import EncodingOptions, pack_video
+from shards.packing import pack
+from shards.plan import make_plan
+from shards.progress import begin, claim_directory, load_records
+from shards.sources import load_sources
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -64,4 +71,33 @@ def pack_videos(videos: VideoList, out: Path, *options: str) -> Path:
     """Pack with make_shards.py, which must succeed; `out`."""
     done = run_script("make_shards.py", *videos.arguments, "--out", out, *options)
     assert done.returncode == 0, done.stderr
+    return out
+
+
+def pack_here(
+    out: Path,
+    lines: Sequence[str],
+    root: Path,
+    encoding: EncodingOptions,
+    *,
+    num_classes: int = 3,
+    samples_per_shard: int = 250,
+) -> Path:
+    """Pack a list of `lines` in this process, or go on packing it; `out`. The list is written to `root`."""
+    (root / "list.txt").write_text("".join(f"{line}\n" for line in lines))
+    (root / "classes.txt").write_text("".join(f"class {i}\n" for i in range(num_classes)))
+    sources = load_sources(root / "list.txt", root, root / "classes.txt", encoding.source_format)
+    plan = make_plan(
+        out,
+        sources,
+        encoding=encoding,
+        samples_per_shard=samples_per_shard,
+        seed=0,
+        dataset="d",
+        split="train",
+    )
+    in_this_process = SimpleNamespace(run_in_order=lambda tasks: (pack_video(task) for task in tasks))
+    with claim_directory(out, plan.options):
+        begin(out, plan.options)
+        pack(plan, load_records(out), in_this_process, on_video=lambda task, outcome: None)
     return out

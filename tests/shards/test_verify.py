@@ -7,10 +7,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from shard_factory import pack_videos, run_script, write_video_list
+from picture_factory import write_numbered_flow, write_numbered_parts
+from shard_factory import pack_here, pack_videos, run_script, write_video_list
 
+from shards.encoding import EncodingOptions
 from shards.index import load_index
 from shards.manifest import load_manifest, write_manifest
+from shards.source_format import build_source_format
 from shards.verify import check_shard, iter_reports
 from shards.writing import ShardWriter
 
@@ -188,6 +191,77 @@ def test_a_head_of_other_pictures_is_named(directory):
     assert "shard-000001.tar:00000003: head: does not belong to the pictures of the stream" in faults_of(
         directory
     )
+
+
+@pytest.mark.parametrize("samples_per_check", [1, 2, 3, 32])
+def test_checks_of_a_few_samples_find_the_same(directory, monkeypatch, samples_per_check):
+    rewrite(directory, "shard-000000", lambda key, members: members | {"cls": b"77"})
+    monkeypatch.setattr("shards.verify._SAMPLES_PER_CHECK", samples_per_check)
+    faults = faults_of(directory)
+    assert [fault[:30] for fault in faults] == [f"shard-000000.tar:0000000{i}: cls" for i in range(3)]
+    (directory / "shard-000001.tar").unlink()
+    assert faults_of(directory)[3:] == [
+        "shard-000001.tar: no such file",
+        "manifest.json: num_samples is 5, the shards hold 3",
+        "manifest.json: num_frames is 45, the shards hold 27",
+    ]
+
+
+@pytest.fixture
+def flow(tmp_path):
+    """Two samples of flow, in one shard."""
+    for name in "ab":
+        write_numbered_flow(tmp_path / name, range(4))
+    encoding = EncodingOptions(source_format=build_source_format("flow"))
+    return pack_here(tmp_path / "flow", ["a 4 0", "b 4 1"], tmp_path, encoding)
+
+
+def test_flow_is_checked(flow):
+    assert faults_of(flow) == []
+    write_manifest(flow, replace(load_manifest(flow), modality="rgb"))
+    assert faults_of(flow) == [
+        f"shard-000000.tar:0000000{i}: head: grey pictures in shards of rgb" for i in "01"
+    ]
+
+
+def test_flow_that_lacks_pictures_is_named(flow):
+    rewrite(flow, "shard-000000", lambda key, members: changed_meta(members, 1, 3))
+    assert "shard-000000.tar:00000000: frames.npy: shape (8, 2), expected (6, 2)" in faults_of(flow)
+
+
+@pytest.fixture
+def parted(tmp_path):
+    """One sample of three parts, 2 + 3 + 1 frames, the second of them positive."""
+    write_numbered_parts(tmp_path / "a", [2, 3, 1])
+    encoding = EncodingOptions(source_format=build_source_format("parts"))
+    return pack_here(tmp_path / "parts", ["a 0 3 1"], tmp_path, encoding)
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ([[2, 3, 1], [0, 2, 0], [5, 1, 0]], None),
+        ([[2, 3, 0], [0, 2, 1], [5, 1, 0]], "the positive parts (1) do not stand before the others (0)"),
+        ([[2, 3, 2], [0, 2, 0], [5, 1, 0]], "the positive parts (1) do not stand before the others (0)"),
+        ([[2, 3, 1], [0, 2, 0]], "its parts do not follow one another from 0 to 6"),
+        ([[2, 3, 1], [0, 3, 0], [5, 1, 0]], "its parts do not follow one another from 0 to 6"),
+        ([[2, 4, 1], [0, 2, 0], [6, 0, 0]], "its parts do not follow one another from 0 to 6"),
+        ([[0, 6]], "shape (1, 2), expected a row of 3 for each part"),
+    ],
+)
+def test_the_table_of_parts_is_checked(parted, parts, message):
+    table = npy(np.array(parts, np.int32))
+    rewrite(parted, "shard-000000", lambda key, members: members | {"parts.npy": table})
+    assert faults_of(parted) == ([f"shard-000000.tar:00000000: parts.npy: {message}"] if message else [])
+
+
+def test_a_missing_table_of_parts_is_named(parted):
+    def without_parts(key, members):
+        return {name: content for name, content in members.items() if name != "parts.npy"}
+
+    rewrite(parted, "shard-000000", without_parts)
+    (fault,) = faults_of(parted)
+    assert "expected meta.npy, frames.npy, parts.npy, head" in fault
 
 
 def test_a_directory_that_is_none_is_an_error(tmp_path):
