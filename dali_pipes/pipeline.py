@@ -50,6 +50,7 @@ class PipelineSpec:
         device: where frames are decoded and cropped, "cpu" or "gpu".
         device_id: the GPU that the batches are delivered on; None without one.
         num_threads, prefetch: DALI's threads, and batches ahead.
+        hw_decoder_load: share of the pictures that the GPU's JPEG engines take, where it has some.
     """
 
     directory: Path
@@ -61,6 +62,7 @@ class PipelineSpec:
     device_id: int | None
     num_threads: int
     prefetch: int
+    hw_decoder_load: float = 0.65  # DALI's own default
 
     @property
     def training(self) -> bool:
@@ -263,6 +265,7 @@ def _decode(
             device="mixed" if spec.device == "gpu" else "cpu",
             output_type=GRAY if spec.is_flow else RGB,
             jpeg_fancy_upsampling=True,
+            hw_decoder_load=spec.hw_decoder_load,
         )
         shape = stack(part.stop - part.start, meta[META["padded_height"]], meta[META["width"]], -1)
         stacks.append(fn.reshape(tall, shape=shape, layout="FHWC"))
