@@ -158,7 +158,7 @@ def _labels(value: Any, category: str | None) -> tuple[int, ...]:
         value = value.get(category, [])
         if value == []:
             return ()
-    labels = value if isinstance(value, list) else [value]
+    labels: list[Any] = value if isinstance(value, list) else [value]
     if not labels or any(type(label) is not int for label in labels):
         raise ValueError(f"label: expected a class id or a list of them, found {json.dumps(value)}")
     return tuple(labels)

@@ -20,7 +20,7 @@ class PictureFrames:
         fps: None, pictures have no clock.
     """
 
-    fps = None
+    fps: float | None = None
 
     def __init__(self, directory: Path, frames: Sequence[tuple[str, ...]], *, grey: bool = False) -> None:
         """Open the first picture.
@@ -57,7 +57,8 @@ class PictureFrames:
         for names in self._frames[::frame_stride]:
             pictures = [self._open(name) for name in names]
             scaled = [p if p.size == size else p.resize(size, self._filter) for p in pictures]
-            yield np.asarray(scaled[0]) if len(scaled) == 1 else np.stack(scaled, axis=-1)
+            planes = [np.asarray(picture) for picture in scaled]
+            yield planes[0] if len(planes) == 1 else np.stack(planes, axis=-1)
 
     def _open(self, name: str) -> Image.Image:
         try:

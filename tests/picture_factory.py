@@ -44,11 +44,11 @@ def write_numbered_flow(
     return directory
 
 
-def write_numbered_parts(directory: Path, num_frames: Iterable[int], **options: tuple[int, int]) -> Path:
+def write_numbered_parts(directory: Path, num_frames: Iterable[int]) -> Path:
     """Write part_0.mp4 ... with so many frames each, numbered on from part to part; `directory`."""
     directory.mkdir(parents=True, exist_ok=True)
     first = 0
     for part, count in enumerate(num_frames):
-        write_numbered_video(directory / f"part_{part}.mp4", count, first_number=first, **options)
+        write_numbered_video(directory / f"part_{part}.mp4", count, first_number=first)
         first += count
     return directory
