@@ -64,7 +64,7 @@ def build_run(
     model = launch.build_network(config)
     origin = f"going on from {path}"
     if checkpoint is None:
-        origin = load_pretrained(model, pretrained=config.model.pretrained, backbone=config.model.backbone)
+        origin = load_pretrained(model, config.model)
     run = Run(
         named,
         model=model,

@@ -160,6 +160,8 @@ def _model_conflicts(model: ModelConfig) -> Iterator[tuple[str, str]]:
             "model.pretrained",
             f"is {model.pretrained}, which does not exist for {model.backbone}; use {use}",
         )
+    if model.flow_init != "fresh" and (model.modality != "flow" or model.pretrained == "none"):
+        yield "model.flow_init", f"is {model.flow_init}, for flow networks with pretrained weights only"
     if model.loss == "bce" and model.label_smoothing:
         yield "model.label_smoothing", "is for cross_entropy, and model.loss is bce; set it to 0"
 

@@ -1,5 +1,6 @@
 import os
 import pickle
+import re
 import urllib.error
 
 import numpy as np
@@ -7,11 +8,12 @@ import pytest
 import torch
 from torchvision import models
 
+from tsn.backbones import build_backbone
 from tsn.config import ModelConfig
 from tsn.errors import UserError
 from tsn.model import build_model
 from tsn.unpickling import Placeholder, load_without_executing
-from tsn.weights import load_pretrained, load_weights, read_weights, rename_keys
+from tsn.weights import load_pretrained, load_weights, read_weights, rename_keys, to_mmaction
 
 
 @pytest.fixture(scope="module")
@@ -25,17 +27,38 @@ def imagenet_state():
     return models.resnet18().state_dict()
 
 
-def test_imagenet_weights_fill_the_backbone_and_leave_the_last_layer(model, imagenet_state, monkeypatch):
-    asked = {}
+def resnet18_from(pretrained, **options) -> ModelConfig:
+    return ModelConfig(num_classes=5, backbone="resnet18", pretrained=str(pretrained), **options)
 
-    def get_state_dict(self, **options):
-        asked.update(options, name=self.name)
-        return imagenet_state
 
-    monkeypatch.setattr(models.ResNet18_Weights, "get_state_dict", get_state_dict)
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """torch's folder of downloaded weights; there is no network."""
+
+    def refuse(address, *_, **__):
+        raise urllib.error.URLError(f"no route to {address}")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
+    folder = tmp_path / "torch" / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("pretrained", "file"),
+    [
+        ("imagenet_v1", "resnet18-f37072fd.pth"),
+        ("swsl", "semi_weakly_supervised_resnet18-118f1556.pth"),
+        ("https://example.org/some/r18.pth", "r18.pth"),
+    ],
+)
+def test_public_weights_fill_the_backbone_and_leave_the_last_layer(
+    model, imagenet_state, hub, pretrained, file
+):
+    torch.save(imagenet_state, hub / file)
     head = model.fc.weight.clone()
-    message = load_pretrained(model, pretrained="imagenet_v1", backbone="resnet18")
-    assert asked == {"progress": False, "check_hash": True, "weights_only": True, "name": "IMAGENET1K_V1"}
+    message = load_pretrained(model, resnet18_from(pretrained))
     assert torch.equal(model.backbone.conv1.weight, imagenet_state["conv1.weight"])
     assert torch.equal(model.fc.weight, head)
     assert "the last layer (5 classes) starts fresh: it has none" in message
@@ -43,30 +66,53 @@ def test_imagenet_weights_fill_the_backbone_and_leave_the_last_layer(model, imag
 
 def test_weights_that_do_not_exist_are_named_with_those_that_do(model):
     with pytest.raises(UserError, match="no imagenet_v2 for resnet18; it has imagenet_v1"):
-        load_pretrained(model, pretrained="imagenet_v2", backbone="resnet18")
+        load_pretrained(model, resnet18_from("imagenet_v2"))
 
 
-def test_without_a_network_the_error_says_where_to_put_the_file(model, monkeypatch):
-    def refuse(self, **options):
-        raise urllib.error.URLError("no route")
-
-    monkeypatch.setattr(models.ResNet18_Weights, "get_state_dict", refuse)
+def test_without_a_network_the_error_says_where_to_put_the_file(model, hub):
     with pytest.raises(
         UserError, match=r"could not download .*resnet18-.*\.pth .*put that file into .*checkpoints"
     ):
-        load_pretrained(model, pretrained="imagenet_v1", backbone="resnet18")
+        load_pretrained(model, resnet18_from("imagenet_v1"))
+
+
+def test_a_downloaded_file_is_checked_by_the_hash_in_its_name(model, hub, monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch.hub, "download_url_to_file", lambda *arguments, **_: asked.append(arguments))
+    with pytest.raises(UserError, match="no such checkpoint file"):
+        load_pretrained(model, resnet18_from("https://example.org/r18_20200618-d512ab1b.pth"))
+    address = "https://example.org/r18_20200618-d512ab1b.pth"
+    assert asked == [(address, str(hub / "r18_20200618-d512ab1b.pth"), "d512ab1b")]
+
+
+def test_swsl_weights_are_known_for_some_backbones_only(model):
+    config = ModelConfig(num_classes=5, backbone="resnet101", pretrained="swsl")
+    with pytest.raises(
+        UserError, match="no swsl weights for resnet101; there are some for resnet18, resnet50"
+    ):
+        load_pretrained(model, config)
+
+
+def test_cross_modality_initialisation_averages_the_colours(imagenet_state, tmp_path):
+    torch.save(imagenet_state, tmp_path / "r18.pth")
+    config = resnet18_from(tmp_path / "r18.pth", modality="flow", flow_init="cross_modality")
+    flow = build_model(config, clip_len=5)
+    assert "first layer" not in load_pretrained(flow, config)
+    expected = imagenet_state["conv1.weight"].mean(dim=1)
+    for channel in range(10):
+        torch.testing.assert_close(flow.backbone.conv1.weight[:, channel], expected)
 
 
 @pytest.mark.parametrize("is_legacy", [False, True])
 def test_a_file_of_torchvision_is_read(model, imagenet_state, tmp_path, is_legacy):
     torch.save(imagenet_state, tmp_path / "r18.pth", _use_new_zipfile_serialization=not is_legacy)
-    load_pretrained(model, pretrained=str(tmp_path / "r18.pth"), backbone="resnet18")
+    load_pretrained(model, resnet18_from(tmp_path / "r18.pth"))
     assert torch.equal(model.backbone.layer4[1].bn2.bias, imagenet_state["layer4.1.bn2.bias"])
 
 
 def test_none_leaves_the_weights_alone(model):
     before = model.fc.weight.clone()
-    assert load_pretrained(model, pretrained="none", backbone="resnet18") == "initial weights: random"
+    assert load_pretrained(model, resnet18_from("none")) == "initial weights: random"
     assert torch.equal(model.fc.weight, before)
 
 
@@ -84,8 +130,50 @@ def test_none_leaves_the_weights_alone(model):
     ],
 )
 def test_names_of_mmaction_become_ours(theirs, ours):
-    renamed = rename_keys({theirs: torch.zeros(1), "cls_head.fc_cls.weight": torch.zeros(1)})
-    assert list(renamed) == [ours, "fc.weight"]
+    others = ("backbone.conv1.conv.weight", "cls_head.fc_cls.weight")
+    renamed = rename_keys({name: torch.zeros(1) for name in (theirs, *others)})
+    assert list(dict.fromkeys([ours, "backbone.conv1.weight", "fc.weight"])) == list(renamed)
+
+
+KEY_LISTS = {
+    "r18_hvu_action": "resnet18",
+    "r50_rgb": "resnet50",
+    "r50_flow": "resnet50",
+    "r101_mmit": "resnet101",
+    "densenet161_tv": "densenet161",
+    "resnext101_32x4d_mmcls": "resnext101_32x4d",
+}
+
+
+@pytest.mark.parametrize("name", KEY_LISTS)
+def test_names_go_to_mmaction_and_back(golden, name):
+    lines = (golden / f"state_dict_keys_{name}.txt").read_text().split("\n")
+    theirs = {line.split()[0]: torch.zeros(1) for line in lines if line}
+    ours = rename_keys(theirs)
+    backbone = build_backbone(KEY_LISTS[name])[0].state_dict()
+    assert list(ours) == [f"backbone.{key}" for key in backbone] + ["fc.weight", "fc.bias"]
+    assert list(to_mmaction(ours, KEY_LISTS[name])) == list(theirs)
+
+
+def test_swin_of_an_old_timm_is_read():
+    ours = {f"backbone.{key}": t for key, t in build_backbone("swin_base")[0].state_dict().items()}
+    old = {
+        re.sub(r"layers\.(\d)\.down", lambda m: f"layers.{int(m[1]) - 1}.down", n): t for n, t in ours.items()
+    }
+    old |= {"backbone.layers.0.blocks.1.attn_mask": torch.zeros(1), "cls_head.fc_cls.bias": torch.zeros(1)}
+    assert set(rename_keys(old)) == {*ours, "fc.bias"}
+
+
+def test_mmclassification_loses_its_head(imagenet_state):
+    theirs = {f"backbone.{name}": t for name, t in imagenet_state.items() if not name.startswith("fc.")}
+    renamed = rename_keys(theirs | {"head.fc.weight": torch.zeros(1), "head.fc.bias": torch.zeros(1)})
+    assert list(renamed) == list(theirs)
+
+
+def test_densenet_of_torchvision_is_read_under_the_names_of_its_files():
+    name = "features.denseblock1.denselayer12"
+    renamed = rename_keys({f"{name}.norm.1.weight": torch.zeros(1), f"{name}.conv.2.weight": torch.zeros(1)})
+    assert list(renamed) == [f"backbone.{name}.norm1.weight", f"backbone.{name}.conv2.weight"]
 
 
 def test_another_class_count_leaves_the_last_layer_fresh_and_says_so(model):
