@@ -3,6 +3,7 @@ from video_factory import numbered_frame, write_numbered_video
 
 from shards.encoding import EncodingOptions, PackedSample, Rejected, Task, pack_video
 from shards.sample import from_members
+from shards.source_format import build_source_format
 from shards.sources import Source
 from shards.stream import VideoError
 
@@ -105,3 +106,10 @@ def test_options_of_the_other_codec_do_not_count():
     of_h264 = EncodingOptions(codec="h264", quality=50).that_count()
     assert of_h264 == EncodingOptions(codec="h264").that_count()
     assert EncodingOptions(gop=4).that_count() == EncodingOptions().that_count()
+
+
+def test_grey_has_no_subsampling():
+    flow = build_source_format("flow")
+    options = EncodingOptions(source_format=flow).that_count()
+    assert options == EncodingOptions(source_format=flow, subsampling="420").that_count()
+    assert (options["source"], options["template"], options["quality"]) == ("flow", "{}_{:05d}.jpg", 85)
