@@ -57,11 +57,12 @@ def pack(videos: Path, packing: Packing, work_dir: Path, *, num_samples: int) ->
     names = sorted(path.relative_to(videos) for path in videos.rglob("*") if path.suffix in SUFFIXES)[:8]
     if not names:
         raise UserError(f"{videos}: no video to measure with; set TSN_TEST_DATA, or unset it for drawn ones")
-    directory, listed = work_dir / packing.folder, work_dir / "videos.txt"
+    directory = work_dir / packing.folder
+    listed, classes = (directory.with_suffix(suffix) for suffix in (".list", ".classes"))
     listed.write_text("".join(f"{name} {label}\n" for label, name in enumerate(names)))
-    (work_dir / "classes.txt").write_text("".join(f"class {label}\n" for label in range(len(names))))
+    classes.write_text("".join(f"class {label}\n" for label in range(len(names))))
     _run(
-        *("make_shards.py", "--list", listed, "--root", videos, "--classes", work_dir / "classes.txt"),
+        *("make_shards.py", "--list", listed, "--root", videos, "--classes", classes),
         *("--out", directory, *packing.options()),
     )
     repeat_shards(directory, num_samples)

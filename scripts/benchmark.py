@@ -1,214 +1,74 @@
 """How fast the parts of a run are on this machine, each beside what it could be at best.
 
     python scripts/benchmark.py loader --cfg k400.yaml
+    python scripts/benchmark.py pipeline --json report.json --markdown report.md
 
-`loader`: the train pipeline as the config says it, DALI decoding the same stitched pictures and nothing else,
-and libjpeg-turbo (through OpenCV) decoding them in as many threads.  The three take turns, round after round;
-medians are reported.
+`loader`: the train pipeline of a config beside decoding alone and bare libjpeg-turbo, on the same pictures.
+`pipeline`: storage formats, decoders, segments, threads and prefetch, one at a time; makes its own input.
+What needs a GPU is listed as not measured where there is none.
 """
 
 import argparse
 import json
-import os
-import statistics
-import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import cycle, islice
+import shlex
+import sys
 from pathlib import Path
-from typing import Any, cast
-
-import cv2
-import numpy as np
-import torch
-from measuring import time_steady
-from nvidia.dali import fn, types
-from nvidia.dali.pipeline import Pipeline, pipeline_def
 
 import launch
-from dali_pipes.loader import Batch, Loader
-from shards.jpeg import stitch
-from shards.reading import ShardDataset
-from shards.sample import sample_key
-from tsn.config import Config
-from tsn.distributed import World
-from tsn.errors import UserError
 from tsn.machine import describe_machine
 
-MAX_ROWS = 16_384
-"""Rows of a stitched picture: what NVIDIA's JPEG engines take, and the CPU's decoder takes as well."""
-NUM_KEPT_BATCHES = 4
-"""Batches whose pictures are kept in memory and decoded again and again."""
-
-Pictures = list[np.ndarray]
-"""The stitched pictures of a batch, each (size,) uint8."""
+COMMANDS = ("loader", "pipeline")
+LIMITS_S = {"pipeline": 270.0}
+"""Time after which a command lists what is left as not measured."""
 
 
-def benchmark_loader(args: argparse.Namespace) -> dict[str, Any]:
-    """Speeds of the train pipeline, of DALI decoding alone and of libjpeg-turbo, ready for JSON."""
-    config = launch.read_config(args).config
-    manifest = launch.check_shards(config, ["train"])["train"]
-    if manifest.codec != "mjpeg":
-        raise UserError(
-            f"data.train.shards: holds {manifest.codec}; decoding alone is measured with mjpeg shards"
-        )
-    data = config.data
-    num_threads = data.num_threads or len(os.sched_getaffinity(0))
-    on_gpu = torch.cuda.is_available() and data.device != "cpu"
-    loader = cast(
-        Loader,
-        launch.build_train_loader(config, World(rank=0, local_rank=0, world_size=1, local_world_size=1)),
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    batches = iter_forever(loader)
-    kept = [stitched_pictures(config, batch) for batch in islice(batches, NUM_KEPT_BATCHES)]
-    decoding = build_decoding(kept, num_threads=num_threads, on_gpu=on_gpu, prefetch=data.prefetch)
-    num_ready = data.prefetch + 2
-    with ThreadPoolExecutor(num_threads) as pool:
-        rounds = run_rounds(
-            {
-                "pipeline": lambda: time_steady(batches, num_ready, args.batches),
-                "dali_decode": lambda: time_steady(iter(decoding.run, None), num_ready, args.batches),
-                "libjpeg_turbo": lambda: time_bare_decode(pool, kept, args.batches),
-            },
-            args.rounds,
-        )
-    loader.close()
-    num_clips = args.batches * data.train.batch_size
-    num_frames = data.train.num_segments * data.train.clip_len
-    speeds = {name: speed(seconds, num_clips, num_frames) for name, seconds in rounds.items()}
-    return {
-        "batch_size": data.train.batch_size,
-        "frames_per_clip": num_frames,
-        "num_batches": args.batches,
-        "num_threads": num_threads,
-        "device": "gpu" if on_gpu else "cpu",
-        "clips_per_s": speeds["pipeline"]["clips_per_s"],
-        "frames_per_s": speeds["pipeline"]["frames_per_s"],
-        **speeds,
-    }
-
-
-def iter_forever(loader: Loader) -> Iterator[Batch]:
-    """Epoch after epoch."""
-    while True:
-        yield from loader
-
-
-def stitched_pictures(config: Config, batch: Batch) -> Pictures:
-    """The pictures that the pipeline decoded for `batch`, made once more from the shards."""
-    dataset = ShardDataset(Path(config.data.train.shards))
-    pictures = []
-    for sample_id, frames in zip(batch.sample_ids.tolist(), batch.frame_indices.tolist(), strict=True):
-        stream = dataset.read_sample(sample_key(sample_id)).stream
-        scans = [stream.data[start : start + length] for start, length in stream.units[frames].tolist()]
-        size = MAX_ROWS // stream.padded_height
-        for first in range(0, len(scans), size):
-            part = scans[first : first + size]
-            picture = stitch(stream.head, stream.height_offset, stream.padded_height, part)
-            pictures.append(np.frombuffer(picture, np.uint8))
-    return pictures
-
-
-def build_decoding(kept: Sequence[Pictures], *, num_threads: int, on_gpu: bool, prefetch: int) -> Pipeline:
-    """A DALI pipeline that decodes the kept batches in turn, for ever, and does nothing else."""
-
-    @pipeline_def
-    def decode_only():
-        pictures = fn.external_source(source=cycle(kept), batch=True, dtype=types.DALIDataType.UINT8)
-        device = "mixed" if on_gpu else "cpu"
-        return fn.decoders.image(
-            pictures, device=device, output_type=types.DALIImageType.RGB, jpeg_fancy_upsampling=True
-        )
-
-    pipeline = decode_only(
-        batch_size=max(map(len, kept)),
-        num_threads=num_threads,
-        device_id=0 if on_gpu else None,
-        prefetch_queue_depth=prefetch,
-    )
-    pipeline.build()
-    return pipeline
-
-
-def time_bare_decode(pool: ThreadPoolExecutor, kept: Sequence[Pictures], num_batches: int) -> float:
-    """Seconds in which the pool's threads decode `num_batches` of the kept batches with libjpeg-turbo."""
-    cv2.setNumThreads(0)
-    pictures = [picture for batch in islice(cycle(kept), num_batches) for picture in batch]
-    start = time.perf_counter()
-    for _ in pool.map(decode_bare, pictures):
-        pass
-    return time.perf_counter() - start
-
-
-def decode_bare(picture: np.ndarray) -> None:
-    """Decodes a picture and drops it.
-
-    Raises:
-        ValueError: it cannot be decoded.
-    """
-    if cv2.imdecode(picture, cv2.IMREAD_COLOR) is None:
-        raise ValueError(f"OpenCV cannot decode a stitched picture of {picture.size} bytes")
-
-
-def run_rounds(contenders: dict[str, Callable[[], float]], num_rounds: int) -> dict[str, list[float]]:
-    """Seconds of each contender in each round; they take turns."""
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(num_rounds):
-        for name, measure in contenders.items():
-            seconds[name].append(measure())
-            time.sleep(0.3)  # what works ahead gets idle before the next one's turn
-    return seconds
-
-
-def speed(seconds: list[float], num_clips: int, frames_per_clip: int) -> dict[str, float | list[float]]:
-    """Median speeds, and those of each round, from the seconds that `num_clips` clips took."""
-    rates = [num_clips / value for value in seconds]
-    median = statistics.median(rates)
-    return {"clips_per_s": median, "frames_per_s": median * frames_per_clip, "rounds": rates}
-
-
-def print_loader(figures: dict[str, Any]) -> None:
-    print(
-        f"{figures['frames_per_clip']} frames a clip, batches of {figures['batch_size']}, "
-        f"{figures['num_threads']} threads, decoding on the {figures['device']}"
-    )
-    print(f"{'':34}{'clips/s':>9}{'frames/s':>10}{'min':>9}{'max':>9}")
-    titles = {
-        "pipeline": "train pipeline",
-        "dali_decode": "DALI decoding the same pictures",
-        "libjpeg_turbo": "libjpeg-turbo decoding them",
-    }
-    for name, title in titles.items():
-        part = figures[name]
-        print(
-            f"{title:34}{part['clips_per_s']:9.1f}{part['frames_per_s']:10.1f}"
-            f"{min(part['rounds']):9.1f}{max(part['rounds']):9.1f}"
-        )
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description="How fast the parts of a run are on this machine.")
-    parser.add_argument(
-        "command", choices=("loader",), help="loader: the train pipeline, beside decoding alone"
-    )
-    launch.add_config_arguments(parser)
-    parser.add_argument("--batches", type=int, default=50, metavar="N", help="batches a round (default: 50)")
-    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="rounds (default: 5)")
+    parser.add_argument("command", choices=COMMANDS)
+    launch.add_config_arguments(parser, cfg_required=False)
+    parser.add_argument("--batches", type=int, default=50, metavar="N", help="loader: batches a round (50)")
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="loader: rounds (5)")
+    parser.add_argument("--quick", action="store_true", help="fewer lines, measured for a shorter time")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here as well")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables here as well")
     args = parser.parse_intermixed_args()
     if args.batches < 1 or args.rounds < 1:
         parser.error(f"--batches, --rounds: found {args.batches} and {args.rounds}, expected at least 1")
+    if args.command == "loader" and args.cfg is None:
+        parser.error(f"{args.command}: which config? give --cfg")
+    return args
+
+
+def run_loader(args: argparse.Namespace) -> None:
+    from bench_loader import benchmark_loader, print_loader
 
     figures = benchmark_loader(args)
     print_loader(figures)
     if args.json:
-        run = {
-            "command": args.command,
-            "cfg": args.cfg,
-            "overrides": args.overrides,
-            "num_rounds": args.rounds,
-        }
-        args.json.write_text(json.dumps(run | {"machine": describe_machine()} | figures, indent=2) + "\n")
+        run = {name: getattr(args, name) for name in ("command", "cfg", "overrides")}
+        run |= {"num_rounds": args.rounds, "machine": describe_machine()}
+        args.json.write_text(json.dumps(run | figures, indent=2) + "\n")
+
+
+def run_tables(args: argparse.Namespace) -> None:
+    from bench_pipeline import run_pipeline_benchmark
+    from bench_report import write_report
+
+    sections = run_pipeline_benchmark(quick=args.quick, limit_s=LIMITS_S[args.command])
+    write_report(
+        machine=describe_machine(),
+        command=shlex.join(["python", "scripts/benchmark.py", *sys.argv[1:]]),
+        sections=sections,
+        as_json=args.json,
+        markdown=args.markdown,
+    )
+
+
+def main() -> int:
+    args = parse_args()
+    run_loader(args) if args.command == "loader" else run_tables(args)
     return 0
 
 

@@ -19,6 +19,8 @@ from typing import Literal
 
 import gpu_library
 import torch
+import torch.cuda.nccl
+import torch.distributed
 from disk_speed import DiskSpeed, measure_disk, read_ahead_file
 
 from shards.manifest import ShardError, load_manifest

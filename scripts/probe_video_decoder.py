@@ -2,8 +2,8 @@
 
     python scripts/probe_video_decoder.py SHARDS [--device mixed|cpu]
 
-Prints JSON: for each container whether the frames came, how far they are from FFmpeg's, or the error.  A program
-of its own, because a decoder that dislikes its input may take the process with it.
+Prints JSON: for each container whether the frames came, how far they are from those of FFmpeg, or the error.
+A program of its own, because a decoder that dislikes its input may take the process with it.
 """
 
 import argparse
@@ -96,7 +96,8 @@ def probe(
         outputs = outputs.as_cpu() if device == "mixed" else outputs
         found = [np.asarray(outputs.at(i)) for i in range(len(streams))]
     except RuntimeError as error:
-        return {"accepted": False, "error": " ".join(str(error).partition("Stacktrace")[0].split())[:400]}
+        message = str(error).partition("Stacktrace")[0].rpartition("encountered:")[2]
+        return {"accepted": False, "error": " ".join(message.split())[:400]}
     shapes = [clip.shape for clip in found]
     if shapes != [clip.shape for clip in expected]:
         return {
