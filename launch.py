@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Literal
 
@@ -16,10 +16,12 @@ import torch
 from shards.manifest import Manifest, ShardError, check_files, load_manifest
 from shards.reading import ShardDataset
 from tsn.config import Config
+from tsn.config_faults import train_sources
 from tsn.config_io import NamedConfig, load_config
 from tsn.data import Loader
 from tsn.distributed import World, pick_device, start_world, stop_world
 from tsn.errors import UserError
+from tsn.metrics import SINGLE_LABEL_METRICS, metric_of
 from tsn.model import TSN, build_model
 
 Split = Literal["train", "val", "test"]
@@ -86,6 +88,17 @@ def build_train_loader(config: Config, world: World) -> Loader:
         return build(config.data, seed=config.train.seed, **asdict(world))
 
 
+def build_auxiliary_loaders(config: Config, world: World) -> list[Loader]:
+    """The batches of this rank of each further source, in the order of `data.auxiliary`."""
+    from dali_pipes.loader import build_train_loader as build
+
+    seed, loaders = config.train.seed, []
+    for i, source in enumerate(config.data.auxiliary, 1):
+        with _refusals(f"data.auxiliary {source.name}: "):
+            loaders.append(build(replace(config.data, train=source.train), seed=seed + i, **asdict(world)))
+    return loaders
+
+
 def build_eval_loader(config: Config, split: Literal["val", "test"], world: World) -> Loader:
     """This rank's part of a split, each video once over all ranks."""
     from dali_pipes.loader import build_eval_loader as build
@@ -95,12 +108,12 @@ def build_eval_loader(config: Config, split: Literal["val", "test"], world: Worl
 
 
 @contextmanager
-def _refusals() -> Iterator[None]:
+def _refusals(source: str = "") -> Iterator[None]:
     """What a loader refuses comes from the config, so the user can put it right."""
     try:
         yield
     except ValueError as error:
-        raise UserError(str(error)) from error
+        raise UserError(f"{source}{error}") from error
 
 
 def sample_names(config: Config, split: Split) -> list[tuple[int, str]]:
@@ -110,28 +123,30 @@ def sample_names(config: Config, split: Split) -> list[tuple[int, str]]:
 
 
 def check_shards(config: Config, splits: Sequence[Split]) -> dict[Split, Manifest]:
-    """The manifests of the splits, after making sure that the shards are whole and fit the config.
+    """The manifests of the splits, after making sure that the shards are whole and fit the config.  With
+    `train` the further sources are checked too.
 
     Raises:
         UserError: everything that is wrong with them, each with the config key that names the directory.
     """
-    manifests: dict[Split, Manifest] = {}
+    directories = {f"data.{split}": getattr(config.data, split).shards for split in splits}
+    if "train" in splits:
+        directories |= {section: train.shards for section, train in train_sources(config.data).items()}
+    manifests: dict[str, Manifest] = {}
     faults: list[str] = []
-    for split in splits:
-        directory = getattr(config.data, split).shards
-        key = f"data.{split}.shards"
+    for section, directory in directories.items():
         try:
             manifest = load_manifest(Path(directory))
             check_files(Path(directory), manifest)
         except ShardError as error:
-            faults.append(f"{key}: {error}")
+            faults.append(f"{section}.shards: {error}")
             continue
-        manifests[split] = manifest
-        faults += [f"{key}: {directory} {fault}" for fault in _misfits(config, manifest)]
+        manifests[section] = manifest
+        faults += [f"{section}.shards: {directory} {fault}" for fault in _misfits(config, manifest)]
     faults += _different_classes(manifests)
     if faults:
         raise UserError("\n".join(faults))
-    return manifests
+    return {split: manifests[f"data.{split}"] for split in splits}
 
 
 def _misfits(config: Config, manifest: Manifest) -> Iterator[str]:
@@ -148,15 +163,18 @@ def _misfits(config: Config, manifest: Manifest) -> Iterator[str]:
         )
     if manifest.multi_label and config.model.loss != "bce":
         yield f"holds videos of several labels, and model.loss is {config.model.loss}; use model.loss=bce"
+    best = config.train.best_metric
+    if manifest.multi_label and best and metric_of(best) in SINGLE_LABEL_METRICS:
+        yield f"holds videos of several labels, for which train.best_metric={best} does not exist; use null"
 
 
-def _different_classes(manifests: dict[Split, Manifest]) -> Iterator[str]:
+def _different_classes(manifests: dict[str, Manifest]) -> Iterator[str]:
     """Sets that number their classes differently, where both name them."""
-    named = {split: manifest.classes for split, manifest in manifests.items() if manifest.classes}
-    for split, classes in list(named.items())[1:]:
+    named = {section: manifest.classes for section, manifest in manifests.items() if manifest.classes}
+    for section, classes in list(named.items())[1:]:
         first, expected = next(iter(named.items()))
         if list(classes) != list(expected):
             yield (
-                f"data.{split}.shards: its class names differ from those of data.{first}.shards; pack both "
-                "with one class file"
+                f"{section}.shards: its class names differ from those of {first}.shards; pack both with one "
+                "class file"
             )

@@ -70,6 +70,7 @@ def build_run(
         model=model,
         train_loader=launch.build_train_loader(config, world),
         val_loader=launch.build_eval_loader(config, "val", world),
+        auxiliary_loaders=launch.build_auxiliary_loaders(config, world),
         world=world,
         device=device,
         work_dir=work_dir,

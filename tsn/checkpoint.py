@@ -19,7 +19,6 @@ FORMAT = "tsn-checkpoint"
 VERSION = 1
 
 RESUME_MAY_CHANGE = (
-    "data.train.shards",
     "data.val",
     "data.test",
     "data.num_threads",
@@ -30,9 +29,9 @@ RESUME_MAY_CHANGE = (
     "train.log_every_steps",
     "reference",
 )
-"""Config keys, or sections of them, that a resumed run may change: no update depends on them.
-(`data.train.shards`: a set may have moved; the loader refuses another set.)  `schedule.epochs` too, unless
-the schedule is a cosine."""
+"""Config keys, or sections of them, that a resumed run may change: no update depends on them.  Every
+`shards` too (a set may have moved; the loader refuses another set), and `schedule.epochs`, unless the schedule
+is a cosine."""
 
 
 @dataclass
@@ -54,7 +53,7 @@ class Checkpoint:
     """What a checkpoint file holds."""
 
     model: dict[str, Tensor]
-    """The weights, under our names."""
+    """The weights, under our names; with `train.ema` their running mean."""
     optimizer: dict[str, Any]
     run: RunState
     steps_per_epoch: int
@@ -66,6 +65,8 @@ class Checkpoint:
     config_name: str
     config: dict[str, Any]
     """The whole config as nested plain data."""
+    trained: dict[str, Tensor] | None = None
+    """With `train.ema` the weights themselves, without which a run cannot go on."""
     versions: dict[str, str] = field(default_factory=lambda: {"torch": str(torch.__version__)})
 
     @property
@@ -139,6 +140,7 @@ def check_resumable(checkpoint: Checkpoint, config: Config, *, world_size: int, 
     )
     for key in sorted(now.keys() | then.keys()):
         is_free = any(key == free or key.startswith(f"{free}.") for free in may_change)
+        is_free = is_free or key.endswith(".shards")
         if not is_free and now.get(key) != then.get(key):
             faults.append(f"{key}: {then.get(key)} in the checkpoint, {now.get(key)} now")
     if faults:
@@ -159,8 +161,10 @@ def file_sha256(path: Path) -> str:
 
 
 def _flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested sections as {dotted key: value}."""
+    """Nested sections, and lists of them, as {dotted key: value}."""
     flat: dict[str, Any] = {}
     for key, value in data.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            value = {f"[{i}]": item for i, item in enumerate(value)}
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
+    return {key.replace(".[", "["): value for key, value in flat.items()}

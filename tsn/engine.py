@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from tsn.data import Loader
+from tsn.data import Batch, Loader
 from tsn.distributed import World, any_rank, broadcast_buffers, gather_to_main, sum_over_ranks
 from tsn.errors import UserError
 from tsn.losses import count_top1_hits
@@ -65,6 +65,10 @@ class StepOptions:
     """Largest total L2 norm of the gradient; 0: not clipped."""
     amp: bool = False
     """bf16 autocast, on a GPU only."""
+    norm_eval: bool = False
+    """BatchNorm uses its running statistics and leaves them as they are."""
+    mixup: float = 0.0
+    """Videos are blended in pairs by a share from Beta(mixup, mixup); 0: not."""
 
 
 def train_epoch(
@@ -87,27 +91,55 @@ def train_epoch(
         tally, waits: filled; the caller reads them when it logs.
     """
     model.train()
+    if options.norm_eval:
+        for module in model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
     batches = iter(loader)
     for _ in range(num_steps):
         before_step()
-        optimizer.zero_grad(set_to_none=True)
-        for part in range(options.accumulate):
-            with waits:
-                batch = next(batches)
-            is_last = part == options.accumulate - 1
-            with _gradients_stay_local(model) if not is_last else nullcontext():
-                with autocast(batch.clips.device, options.amp):
-                    logits = model(batch.clips)
-                logits = logits.float()
-                loss = options.loss_fn(logits, batch.labels) * options.loss_weight
-                (loss / options.accumulate).backward()
-            tally.add(loss, logits, batch.labels)
-        if options.grad_clip:
-            nn.utils.clip_grad_norm_(model.parameters(), options.grad_clip)
-        optimizer.step()
+        update(model, batches, optimizer, options, tally=tally, waits=waits)
         yield
     for _ in batches:
         continue
+
+
+def update(
+    model: nn.Module,
+    batches: Iterator[Batch],
+    optimizer: torch.optim.Optimizer,
+    options: StepOptions,
+    *,
+    tally: Tally,
+    waits: WaitTimer,
+) -> None:
+    """Make one update from the next `options.accumulate` batches, which `tally` counts."""
+    optimizer.zero_grad(set_to_none=True)
+    for part in range(options.accumulate):
+        with waits:
+            batch = next(batches)
+        is_last = part == options.accumulate - 1
+        with _gradients_stay_local(model) if not is_last else nullcontext():
+            (_loss(model, batch, options, tally) / options.accumulate).backward()
+    if options.grad_clip:
+        nn.utils.clip_grad_norm_(model.parameters(), options.grad_clip)
+    optimizer.step()
+
+
+def _loss(model: nn.Module, batch: Batch, options: StepOptions, tally: Tally) -> Tensor:
+    clips, share = batch.clips, 1.0
+    if options.mixup:  # arXiv:1710.09412: the batch with itself in reverse, one share for all
+        share = float(torch.distributions.Beta(options.mixup, options.mixup).sample())
+        clips = torch.lerp(clips.flip(0).float(), clips.float(), share)
+    with autocast(batch.clips.device, options.amp):
+        logits = model(clips)
+    logits = logits.float()
+    loss = options.loss_fn(logits, batch.labels)
+    if options.mixup:
+        loss = share * loss + (1 - share) * options.loss_fn(logits, batch.labels.flip(0))
+    loss = loss * options.loss_weight
+    tally.add(loss, logits, batch.labels)
+    return loss
 
 
 @dataclass(frozen=True)

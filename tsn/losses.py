@@ -1,13 +1,18 @@
 """What training minimises."""
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tsn.config import ModelConfig
 
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+
+def cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
     """Mean over the videos of one label each.  logits: (N, num_classes); labels: (N,) int64."""
-    return F.cross_entropy(logits, labels)
+    return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
 
 
 def binary_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -21,6 +26,13 @@ def binary_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 LOSSES = {"cross_entropy": cross_entropy, "bce": binary_cross_entropy}
 """By their names in the config (`model.loss`)."""
+
+
+def build_loss(config: ModelConfig) -> Callable[[Tensor, Tensor], Tensor]:
+    """From (logits, labels) to the mean loss of a batch, without `config.loss_weight`."""
+    if config.label_smoothing:
+        return partial(cross_entropy, label_smoothing=config.label_smoothing)
+    return LOSSES[config.loss]
 
 
 def count_top1_hits(logits: Tensor, labels: Tensor) -> Tensor:

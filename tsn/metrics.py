@@ -21,6 +21,11 @@ def default_metrics(labels: NDArray) -> tuple[str, ...]:
     return SINGLE_LABEL_METRICS if labels.ndim == 1 else MULTI_LABEL_METRICS
 
 
+def metric_of(key: str) -> str:
+    """The name of the metric that gives the result `key`: `top1` and `top5` come from `top_k_accuracy`."""
+    return "top_k_accuracy" if key in ("top1", "top5") else key
+
+
 def compute_metrics(scores: NDArray, labels: NDArray, names: Sequence[str]) -> dict[str, float]:
     """The named metrics by their keys in `result.json`; `top_k_accuracy` gives `top1` and `top5`.
 

@@ -2,21 +2,24 @@
 
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from tsn.auxiliary import Auxiliary
 from tsn.checkpoint import Checkpoint, RunState, check_resumable, save_checkpoint
 from tsn.config_io import NamedConfig, config_to_dict
 from tsn.data import Loader
 from tsn.distributed import World, any_rank, from_main, gather_to_main
-from tsn.engine import StepOptions, Tally, evaluate, train_epoch
+from tsn.engine import StepOptions, Tally, evaluate, train_epoch, update
 from tsn.errors import UserError
-from tsn.losses import LOSSES
-from tsn.metrics import compute_metrics, default_metrics
+from tsn.losses import build_loss
+from tsn.metrics import compute_metrics, default_metrics, metric_of
 from tsn.model import TSN
 from tsn.optim import build_optimizer, scaled_lr, set_lr
 from tsn.progress import Pace, RunLog
@@ -36,11 +39,13 @@ class Run:
         model: TSN,
         train_loader: Loader,
         val_loader: Loader,
+        auxiliary_loaders: Sequence[Loader] = (),
         world: World,
         device: torch.device,
         work_dir: Path,
     ) -> None:
-        """Take the model with its initial weights, and the loaders.
+        """Take the model with its initial weights, and the loaders; `auxiliary_loaders` in the order of
+        `data.auxiliary`.
 
         Raises:
             UserError: the training set has fewer videos than one update needs.
@@ -59,16 +64,25 @@ class Run:
                 "smaller"
             )
         self.model = model.to(device)
-        self.trained = _wrap(self.model, world, device, config.train.sync_bn, config.train.compile)
+        self.average = _running_mean(self.model, config.train.ema) if config.train.ema else None
+        # With norm_eval there are no statistics to synchronise.
+        sync_bn = config.train.sync_bn and not config.train.norm_eval
+        self.trained = _wrap(self.model, world, device, sync_bn, config.train.compile)
         self.lr = scaled_lr(config.optim, global_batch_size=self.global_batch_size)
-        self.optimizer = build_optimizer(self.model.parameters(), config.optim, lr=self.lr)
+        self.optimizer = build_optimizer(self.model, config.optim, lr=self.lr)
         self.options = StepOptions(
-            loss_fn=LOSSES[config.model.loss],
+            loss_fn=build_loss(config.model),
             loss_weight=config.model.loss_weight,
             accumulate=config.train.accumulate,
             grad_clip=config.optim.grad_clip,
             amp=config.train.amp,
+            norm_eval=config.train.norm_eval,
+            mixup=config.train.mixup,
         )
+        self.auxiliary = [
+            Auxiliary(source.name, loader, num_batches=source.batches, device=device)
+            for source, loader in zip(config.data.auxiliary, auxiliary_loaders, strict=True)
+        ]
         by_loss = "mean_average_precision" if config.model.loss == "bce" else "top1"
         self.best_metric = config.train.best_metric or by_loss
         self.state = RunState()
@@ -139,7 +153,25 @@ class Run:
         for _ in steps:
             self.state.step += 1
             self.steps_since_record += 1
+            if self.state.step % self.config.data.auxiliary_every == 0:
+                self._train_on_auxiliary()
+            if self.average:
+                self.average.update_parameters(self.model)
             yield
+
+    def _train_on_auxiliary(self) -> None:
+        """Updates from the further sources, at the same learning rate; they are no steps of their own."""
+        options = replace(self.options, accumulate=1)
+        for source in self.auxiliary:
+            for _ in range(source.num_batches):
+                update(
+                    self.trained,
+                    source.batches,
+                    self.optimizer,
+                    options,
+                    tally=source.tally,
+                    waits=self.waits,
+                )
 
     def write_record(self) -> None:
         """Tell how training went since the last record.
@@ -148,20 +180,24 @@ class Run:
             UserError: the loss is infinite or not a number.
         """
         self._check_loss()
-        loss, top1, _ = self.tally.take(self.world)
+        loss, top1, num_videos = self.tally.take(self.world)
+        losses = {"loss": loss}
+        for source in self.auxiliary:
+            loss, _, count = source.tally.take(self.world)
+            losses |= {f"loss/{source.name}": loss} if count else {}
+            num_videos += count
         steps, self.steps_since_record = self.steps_since_record, 0
         pace = self.pace.take(
             num_steps=steps,
-            num_videos=steps * self.global_batch_size,
+            num_videos=num_videos,
             steps_left=self.num_steps - self.state.step,
             waited_s=self.waits.take(),
         )
         if self.log:
             where = {"epoch": (self.state.step - 1) // self.steps_per_epoch + 1, "step": self.state.step}
             lr = self.optimizer.param_groups[0]["lr"]
-            self.log.write(
-                "train", where | {"loss": loss, "top1": top1, "lr": lr, "num_steps": self.num_steps} | pace
-            )
+            rest = {"top1": top1, "lr": lr, "num_steps": self.num_steps}
+            self.log.write("train", where | losses | rest | pace)
 
     def validate(self, stopping: Callable[[], bool]) -> bool:
         """Test the model on the validation set, and save it as best.pt if it is the best so far.
@@ -171,13 +207,12 @@ class Run:
         """
         started = time.perf_counter()
         predictions = evaluate(
-            self.model, self.val_loader, world=self.world, amp=self.config.train.amp, stopping=stopping
+            self._tested, self.val_loader, world=self.world, amp=self.config.train.amp, stopping=stopping
         )
         metrics = None
         if predictions is not None:
-            metrics = compute_metrics(
-                predictions.scores, predictions.labels, default_metrics(predictions.labels)
-            )
+            names = dict.fromkeys((*default_metrics(predictions.labels), metric_of(self.best_metric)))
+            metrics = compute_metrics(predictions.scores, predictions.labels, list(names))
         metrics = from_main(self.world, metrics)
         if metrics is None:
             return False
@@ -204,13 +239,15 @@ class Run:
             "loader": self.train_loader.state_dict(),
             "random": random_state(),
             "tally": self.tally.state(),
+            "auxiliary": [source.state() for source in self.auxiliary],
             "steps_since_record": self.steps_since_record,
         }
         ranks = gather_to_main(self.world, own)
         if ranks is None or self.log is None:
             return
         checkpoint = Checkpoint(
-            model=self.model.state_dict(),
+            model=self._tested.state_dict(),
+            trained=self.model.state_dict() if self.average else None,
             optimizer=self.optimizer.state_dict(),
             run=self.state,
             steps_per_epoch=self.steps_per_epoch,
@@ -235,10 +272,15 @@ class Run:
                 f"they have {self.steps_per_epoch}; data.train.shards is another set"
             )
         own = checkpoint.ranks[self.world.rank]
-        load_weights(self.model, checkpoint.model, source=source, adapt=False)
+        load_weights(self._tested, checkpoint.model, source=source, adapt=False)
+        if self.average and checkpoint.trained:
+            load_weights(self.model, checkpoint.trained, source=source, adapt=False)
+            self.average.n_averaged.fill_(checkpoint.run.step)
         self.optimizer.load_state_dict(checkpoint.optimizer)
         try:
             self.train_loader.load_state_dict(own["loader"])
+            for auxiliary, state in zip(self.auxiliary, own["auxiliary"], strict=True):
+                auxiliary.restore(state)
         except ValueError as error:
             raise UserError(f"{source}: cannot be resumed: {error}") from error
         self.tally.restore(own["tally"])
@@ -246,16 +288,27 @@ class Run:
         self.state = checkpoint.run
         restore_random_state(own["random"])
 
+    @property
+    def _tested(self) -> nn.Module:
+        """What is tested and saved as the model."""
+        return self.average.module if self.average else self.model
+
     def _lr_factor(self, step: int) -> float:
         return lr_factor(step, steps_per_epoch=self.steps_per_epoch, schedule=self.config.schedule)
 
     def _check_loss(self) -> None:
-        if any_rank(self.world, not self.tally.is_finite()):
+        tallies = [self.tally, *(source.tally for source in self.auxiliary)]
+        if any_rank(self.world, not all(tally.is_finite() for tally in tallies)):
             raise UserError(
                 f"the loss is infinite or not a number, at step {self.state.step} or in the "
                 f"{self.steps_since_record} before it; try a smaller optim.lr, schedule.warmup_epochs, or "
                 f"train.amp=false.  Checkpoints in {self.work_dir} are from before"
             )
+
+
+def _running_mean(model: TSN, decay: float) -> AveragedModel:
+    """A copy of the model that follows it: the exponential mean of its weights and BatchNorm statistics."""
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
 
 
 def _wrap(model: TSN, world: World, device: torch.device, sync_bn: bool, compile_: bool) -> nn.Module:
