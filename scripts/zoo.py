@@ -13,8 +13,8 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -26,7 +26,6 @@ from shards.manifest import ShardError
 from shards.synthetic import SyntheticKind, write_synthetic
 from tsn.config import DENSE_POSITIONS, Config, EvalDataConfig
 from tsn.config_io import NamedConfig, config_from_dict, config_to_dict
-from tsn.data import Batch, Loader
 from tsn.distributed import World
 from tsn.engine import evaluate
 from tsn.errors import UserError
@@ -201,10 +200,9 @@ def build_run(named: NamedConfig, world: World, device: torch.device, folder: Pa
 def accept_any_size(model: torch.nn.Module) -> None:
     """timm's Swin insists on the image size that it was made for, though no weight depends on it."""
     for module in model.modules():
-        if hasattr(module, "strict_img_size"):
-            module.strict_img_size = False
-        if hasattr(module, "dynamic_mask"):
-            module.dynamic_mask = True
+        for attribute, value in (("strict_img_size", False), ("dynamic_mask", True)):
+            if hasattr(module, attribute):
+                setattr(module, attribute, value)
 
 
 def train_steps(run: Run) -> float:
@@ -235,28 +233,14 @@ def chance_loss(config: Config) -> float:
     return config.model.loss_weight * per_video
 
 
-@dataclass
-class WatchedLoader:
-    """A loader that notes the shapes of its clips."""
-
-    loader: Loader
-    shapes: set[tuple[int, ...]] = field(default_factory=set)
-
-    @property
-    def num_samples(self) -> int:
-        return self.loader.num_samples
-
-    def __iter__(self) -> Iterator[Batch]:
-        for batch in self.loader:
-            self.shapes.add(tuple(batch.clips.shape[1:]))
-            yield batch
-
-
 def count_views(run: Run, config: Config, split: Literal["val", "test"], world: World) -> int:
     """Test on a split by its protocol; the views of a video, counted where they enter the network."""
-    loader = WatchedLoader(launch.build_eval_loader(config, split, world))
+    loader = launch.build_eval_loader(config, split, world)
+    shapes: set[tuple[int, ...]] = set()
+    watch = run.model.register_forward_pre_hook(lambda _, inputs: shapes.add(tuple(inputs[0].shape[1:])))
     predictions = evaluate(run.model, loader, world=world, amp=config.train.amp)
-    loader.loader.close()
+    watch.remove()
+    loader.close()
     assert predictions is not None, "one rank"
     compute_metrics(predictions.scores, predictions.labels, default_metrics(predictions.labels))
     if predictions.scores.shape[1] != config.model.num_classes:
@@ -264,8 +248,8 @@ def count_views(run: Run, config: Config, split: Literal["val", "test"], world: 
             f"{split}: {predictions.scores.shape[1]} scores, expected {config.model.num_classes}"
         )
     expected = {clip_shape(config, getattr(config.data, split))}
-    if loader.shapes != expected:
-        raise CheckFailed(f"{split}: videos of shape {loader.shapes} enter the network, expected {expected}")
+    if shapes != expected:
+        raise CheckFailed(f"{split}: videos of shape {shapes} enter the network, expected {expected}")
     return expected.pop()[0]
 
 
