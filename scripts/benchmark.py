@@ -2,10 +2,18 @@
 
     python scripts/benchmark.py loader --cfg k400.yaml
     python scripts/benchmark.py pipeline --json report.json --markdown report.md
+    python scripts/benchmark.py model --cfg k400.yaml
+    python scripts/benchmark.py train --cfg k400.yaml [--profile]
+    python scripts/benchmark.py test --cfg k400.yaml
+    python scripts/benchmark.py all --json report.json --markdown report.md
 
 `loader`: the train pipeline of a config beside decoding alone and bare libjpeg-turbo, on the same pictures.
 `pipeline`: storage formats, decoders, segments, threads and prefetch, one at a time; makes its own input.
-What needs a GPU is listed as not measured where there is none.
+`model`: parameters, multiply-adds, and videos a second of the network alone.
+`train`: training on batches that lie on the device already, and on the real pipeline.
+`test`: testing, decoding included.   `all`: these three, memory, backbones and a profile, of ResNet-50.
+All but `loader` and `model` pack a few whole videos of their own.  Without a GPU, what needs one is listed as
+not measured.
 """
 
 import argparse
@@ -17,8 +25,8 @@ from pathlib import Path
 import launch
 from tsn.machine import describe_machine
 
-COMMANDS = ("loader", "pipeline")
-LIMITS_S = {"pipeline": 270.0}
+COMMANDS = ("loader", "pipeline", "model", "train", "test", "all")
+LIMITS_S = {"pipeline": 270.0, "model": 270.0, "train": 270.0, "test": 270.0, "all": 440.0}
 """Time after which a command lists what is left as not measured."""
 
 
@@ -31,12 +39,13 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--batches", type=int, default=50, metavar="N", help="loader: batches a round (50)")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="loader: rounds (5)")
     parser.add_argument("--quick", action="store_true", help="fewer lines, measured for a shorter time")
+    parser.add_argument("--profile", action="store_true", help="train: the costliest operations of 50 steps")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here as well")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables here as well")
     args = parser.parse_intermixed_args()
     if args.batches < 1 or args.rounds < 1:
         parser.error(f"--batches, --rounds: found {args.batches} and {args.rounds}, expected at least 1")
-    if args.command == "loader" and args.cfg is None:
+    if args.command in ("loader", "model", "train", "test") and args.cfg is None:
         parser.error(f"{args.command}: which config? give --cfg")
     return args
 
@@ -55,8 +64,15 @@ def run_loader(args: argparse.Namespace) -> None:
 def run_tables(args: argparse.Namespace) -> None:
     from bench_pipeline import run_pipeline_benchmark
     from bench_report import write_report
+    from bench_suite import run_suite
 
-    sections = run_pipeline_benchmark(quick=args.quick, limit_s=LIMITS_S[args.command])
+    limit_s = LIMITS_S[args.command]
+    if args.command == "pipeline":
+        sections = run_pipeline_benchmark(quick=args.quick, limit_s=limit_s)
+    else:
+        sections = run_suite(
+            args.command, args.cfg, args.overrides, quick=args.quick, profile=args.profile, limit_s=limit_s
+        )
     write_report(
         machine=describe_machine(),
         command=shlex.join(["python", "scripts/benchmark.py", *sys.argv[1:]]),
