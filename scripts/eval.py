@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 import launch
 from tsn.checkpoint import file_sha256, is_ours, parse_checkpoint
-from tsn.config import Config
+from tsn.config import DENSE_POSITIONS, Config
 from tsn.config_io import NamedConfig, config_from_dict, config_to_dict, load_config
 from tsn.distributed import World
 from tsn.engine import Predictions, evaluate
@@ -47,7 +47,13 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     source.add_argument(
         "--checkpoint", type=Path, help="best.pt or last.pt of a run, or MMAction2's .pth (with --cfg)"
     )
-    source.add_argument("--from-scores", type=Path, metavar="NPZ", help="a file that --scores wrote")
+    source.add_argument(
+        "--from-scores",
+        type=Path,
+        nargs="+",
+        metavar="NPZ",
+        help="a file that --scores wrote; of several the mean of their metrics, as for the categories of HVU",
+    )
     launch.add_config_arguments(parser, cfg_required=False)
     parser.add_argument(
         "--test-crops", type=int, choices=(1, 3, 10), help="crops a frame (data.test.num_crops)"
@@ -72,12 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     check_names(args)
     if args.from_scores:
-        scores = read_scores(args.from_scores)
-        metrics = measure(scores["scores"], scores["labels"], args.metrics)
-        report(
-            args.out,
-            {"num_samples": len(scores["labels"]), "metrics": metrics, "scores": str(args.from_scores)},
-        )
+        report(args.out, measure_again(args.from_scores, args.metrics))
         return 0
 
     tested = read_model(args)
@@ -157,7 +158,7 @@ def choose_protocol(args: argparse.Namespace, stored: NamedConfig | None) -> Nam
 
     flags = [f"data.test.num_segments={args.test_segments}"] if args.test_segments else []
     if args.test_crops:
-        flags.append(f"data.test.num_crops={args.test_crops}")
+        flags += [f"data.test.num_crops={args.test_crops}", "data.test.random_crop=false"]
         sized = any(override.startswith("data.test.crop_size=") for override in args.overrides)
         if not sized and read().config.data.test.num_crops != args.test_crops:
             # Read with a crop that fits everything: only short_side and the training's crop_size are wanted.
@@ -169,8 +170,13 @@ def choose_protocol(args: argparse.Namespace, stored: NamedConfig | None) -> Nam
 
 def describe_protocol(config: Config, num_samples: int) -> str:
     test = config.data.test
+    clips = {
+        "segments": f"{test.num_segments} segments",
+        "random_segments": f"{test.num_segments} segments at random",
+        "dense": f"{test.num_segments} clips from each of {DENSE_POSITIONS} places",
+    }
     return (
-        f"testing {num_samples} videos of {test.shards}: {test.num_segments} segments x {test.num_crops} "
+        f"testing {num_samples} videos of {test.shards}: {clips[test.sampling]} x {test.num_crops} "
         f"crops of {test.crop_size} x {test.crop_size}, short side {test.short_side or 'as stored'}"
     )
 
@@ -201,7 +207,7 @@ def finish(
         "metrics": measure(predictions.scores, predictions.labels, args.metrics),
         "videos_per_second": num_samples / seconds,
         "seconds": seconds,
-        "views": test.num_segments * test.clip_len * test.num_crops,
+        "views": test.num_views,
         "world_size": world.world_size,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "torch": str(torch.__version__),
@@ -218,6 +224,32 @@ def measure(scores: NDArray, labels: NDArray, names: Sequence[str] | None) -> di
     return {name: None if math.isnan(value) else value for name, value in metrics.items()}
 
 
+def measure_again(paths: Sequence[Path], names: Sequence[str] | None) -> dict[str, Any]:
+    """The result of one file of scores, or the mean over several, each of which is printed too."""
+    files = [read_scores(path) for path in paths]
+    measured = [measure(file["scores"], file["labels"], names) for file in files]
+    if any(metrics.keys() != measured[0].keys() for metrics in measured):
+        raise UserError("--from-scores: some videos have one label and some several; name the --metrics")
+    if len(paths) > 1:
+        for path, metrics in zip(paths, measured, strict=True):
+            print(f"{path}: " + ", ".join(f"{name} {_text(value)}" for name, value in metrics.items()))
+    return {
+        "num_samples": sum(len(file["labels"]) for file in files),
+        "metrics": {name: _mean([metrics[name] for metrics in measured]) for name in measured[0]},
+        "scores": [str(path) for path in paths],
+    }
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """None if one of them is undefined."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if len(known) == len(values) else None
+
+
+def _text(value: float | None) -> str:
+    return "undefined" if value is None else format(value, ".4f")
+
+
 def read_scores(path: Path) -> dict[str, NDArray]:
     """What --scores wrote."""
     try:
@@ -231,7 +263,7 @@ def report(out: Path | None, result: dict[str, Any]) -> None:
     """Print the metrics, and write the whole result to --out."""
     width = max(len(name) for name in result["metrics"])
     for name, value in result["metrics"].items():
-        print(f"{name:<{width}}  {'undefined' if value is None else format(value, '.4f')}")
+        print(f"{name:<{width}}  {_text(value)}")
     speed = result.get("videos_per_second")
     print(f"{result['num_samples']} videos" + (f", {speed:.2f} videos/s" if speed else ""))
     if out:

@@ -127,14 +127,17 @@ def fake_eval_loader(config, split, world):
 def build_tiny_network(config) -> TSN:
     """A network with BatchNorm and dropout whose steps take milliseconds and whose checkpoints are small."""
     torch.manual_seed(config.train.seed)
+    is_flow = config.model.modality == "flow"
+    channels = 2 * config.data.train.clip_len if is_flow else 3
     backbone = nn.Sequential(
-        nn.Conv2d(3, 8, 7, stride=4, bias=False),
+        nn.Conv2d(channels, 8, 7, stride=4, bias=False),
         nn.BatchNorm2d(8),
         nn.ReLU(),
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
     )
-    return TSN(backbone, 8, config.model.num_classes, dropout=config.model.dropout, init_std=0.1)
+    grey = {"mean": [128.0] * channels, "std": [128.0] * channels, "planar": is_flow}
+    return TSN(backbone, 8, config.model.num_classes, dropout=config.model.dropout, init_std=0.1, **grey)
 
 
 FAKES = ("check_shards", "build_network", "build_train_loader", "build_eval_loader", "sample_names")

@@ -20,8 +20,8 @@ def build_backbone(name: str, in_channels: int = 3) -> tuple[nn.Module, int]:
     """An image network with fresh weights, and the length of its features.
 
     The network maps (N, in_channels, H, W) floats to pooled (N, num_features) features, for any H and W that
-    its kind allows (Swin-B: 224).  torchvision's ResNets have the stride on the 3x3 convolution, BatchNorm with
-    eps 1e-5 and momentum 0.1, and no zero-initialised last BatchNorm, as the reference has.
+    its kind allows (Swin-B: 224).  torchvision's ResNets have the stride on the 3x3 convolution, BatchNorm
+    with eps 1e-5 and momentum 0.1, and no zero-initialised last BatchNorm, as the reference has.
 
     Raises:
         UserError: there is no such backbone, or it does not give one feature vector an image.
@@ -62,13 +62,13 @@ def _build_torchvision(name: str) -> tuple[nn.Module, int]:
 
 def _build_timm(name: str, in_channels: int) -> tuple[nn.Module, int]:
     import timm
+    from timm.data.config import resolve_model_data_config
 
     _check_known("timm", name.split(".")[0], timm.list_models())
     # Without classes timm's `forward` pools, in all its versions; `forward_features` does not in some.
     network = timm.create_model(name, pretrained=False, num_classes=0, in_chans=in_channels)
-    return network, _count_features(
-        network, f"timm/{name}", in_channels, network.default_cfg["input_size"][1:]
-    )
+    _, *size = resolve_model_data_config(network)["input_size"]
+    return network, _count_features(network, f"timm/{name}", in_channels, size)
 
 
 def _check_known(library: str, name: str, known: Sequence[str]) -> None:

@@ -30,8 +30,8 @@ RESUME_MAY_CHANGE = (
     "reference",
 )
 """Config keys, or sections of them, that a resumed run may change: no update depends on them.  Every
-`shards` too (a set may have moved; the loader refuses another set), and `schedule.epochs`, unless the schedule
-is a cosine."""
+`shards` too (a set may have moved; the loader refuses another set), and `schedule.epochs`, unless the
+schedule is a cosine."""
 
 
 @dataclass

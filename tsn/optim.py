@@ -1,9 +1,10 @@
 """Stochastic gradient descent, and the learning rate that fits the batch."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tsn.config import OptimConfig
 from tsn.model import TSN
@@ -34,7 +35,7 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr * group["lr_factor"]
 
 
-def _group(parameters: list[nn.Parameter], lr_factor: float, weight_decay: float) -> dict[str, Any]:
+def _group(parameters: Sequence[Tensor], lr_factor: float, weight_decay: float) -> dict[str, Any]:
     return {"params": parameters, "lr_factor": lr_factor, "weight_decay": weight_decay}
 
 

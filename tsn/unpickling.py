@@ -37,6 +37,11 @@ class Placeholder:
         pass
 
 
+def _empty_bytes() -> bytes:
+    """What `bytes` does in a pickle of protocol 2, which has no other way to write b""."""
+    return b""
+
+
 def load_without_executing(path: Path) -> Any:
     """What `torch.save` wrote to `path`, on the CPU; objects of foreign classes come back as `Placeholder`.
 
@@ -47,7 +52,10 @@ def load_without_executing(path: Path) -> Any:
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint file")
     try:
-        foreign = [(Placeholder, name) for name in sorted(_names_in_pickle(path))]
+        foreign = [
+            (_empty_bytes if name == "builtins.bytes" else Placeholder, name)
+            for name in sorted(_names_in_pickle(path))
+        ]
         # Names that torch itself allows (tensors, OrderedDict) keep their meaning: they are looked up first.
         with torch.serialization.safe_globals(foreign):  # pyright: ignore[reportArgumentType]
             return torch.load(path, map_location="cpu", weights_only=True)

@@ -22,7 +22,8 @@ CONFIG = load_config("mini").config
 
 
 def make_checkpoint(step: int = 25, **changes) -> Checkpoint:
-    rank = {"loader": {"epoch": 2, "bytes": b"\x00\xff"}, "random": random_state(), "tally": [1.5, 2.0, 3.0]}
+    loader = {"epoch": 2, "bytes": b"\x00\xff", "none": b""}
+    rank = {"loader": loader, "random": random_state(), "tally": [1.5, 2.0, 3.0]}
     return replace(
         Checkpoint(
             model={"fc.bias": torch.arange(3.0)},
@@ -43,7 +44,7 @@ def test_a_checkpoint_is_read_as_it_was_written(tmp_path):
     save_checkpoint(tmp_path / "a.pt", written)
     read = load_checkpoint(tmp_path / "a.pt")
     assert (read.epoch, read.run, read.world_size, read.config) == (2, written.run, 2, written.config)
-    assert read.ranks[1]["loader"] == {"epoch": 2, "bytes": b"\x00\xff"}
+    assert read.ranks[1]["loader"] == {"epoch": 2, "bytes": b"\x00\xff", "none": b""}
     assert torch.equal(read.model["fc.bias"], written.model["fc.bias"])
     assert read.optimizer["param_groups"] == [{"lr": 0.1}]
 
