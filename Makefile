@@ -24,7 +24,7 @@ check: .venv/installed
 	.venv/bin/ruff format --check
 	.venv/bin/ruff check
 	.venv/bin/pyright
-	.venv/bin/python -m pytest -m "not gpu" --ignore tests/scripts
+	.venv/bin/python -m pytest -m "not gpu and not slow" --ignore tests/scripts
 
 clean:
 	rm -rf $(DEMO_DIR) .pytest_cache .ruff_cache build *.egg-info
