@@ -1,14 +1,13 @@
 """scripts/eval.py as a user runs it, on invented data."""
 
 import json
-import subprocess
 from pathlib import Path
 
 import fake_training
 import numpy as np
 import pytest
 import torch
-from test_train import CONFIG, command, train  # noqa: F401  (a fixture)
+from test_train import CONFIG, train  # noqa: F401  (a fixture)
 
 from tsn.checkpoint import file_sha256
 from tsn.errors import UserError
@@ -80,21 +79,19 @@ def assert_same_scores(one: Path, other: Path) -> None:
     np.testing.assert_allclose(first["scores"], second["scores"], atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("num_ranks", [3])
-def test_scores_do_not_depend_on_the_number_of_ranks(run, evaluate, tmp_path, num_ranks):
-    checkpoint = str(run / "run" / "best.pt")
-    evaluate(["--checkpoint", checkpoint, "--scores", str(tmp_path / "a.npz")])
-    arguments = [
-        "--checkpoint",
-        checkpoint,
-        "--scores",
-        str(tmp_path / "b.npz"),
-        "--out",
-        str(tmp_path / "r.json"),
-    ]
-    subprocess.run(command(num_ranks, *arguments, script="scripts/eval.py"), check=True, capture_output=True)
-    assert_same_scores(tmp_path / "a.npz", tmp_path / "b.npz")
-    assert read(tmp_path / "r.json")["world_size"] == num_ranks
+def test_metrics_of_several_categories_are_averaged(evaluate, tmp_path, capsys):
+    names = np.array(["a.mp4", "b.mp4"])
+    for i, scores in enumerate(([[1.0, 0.0], [0.0, 1.0]], [[0.0, 1.0], [1.0, 0.0]])):
+        labels = np.eye(2, dtype=np.uint8)
+        np.savez(tmp_path / f"{i}.npz", names=names, labels=labels, scores=np.array(scores))
+    files = [str(tmp_path / f"{i}.npz") for i in range(2)]
+    evaluate(
+        ["--from-scores", *files, "--metrics", "mean_average_precision", "--out", str(tmp_path / "r.json")]
+    )
+    result = read(tmp_path / "r.json")
+    assert result["metrics"] == {"mean_average_precision": pytest.approx((1.0 + 0.5) / 2)}
+    assert (result["num_samples"], result["scores"]) == (4, files)
+    assert f"{files[1]}: mean_average_precision 0.5000" in capsys.readouterr().out
 
 
 def test_metrics_can_be_computed_again_from_the_scores(run, evaluate, tmp_path):

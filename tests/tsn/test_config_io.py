@@ -77,6 +77,14 @@ model: {num_classes: many}
             "densenet161, swin_base, timm/NAME or torchvision/NAME",
         ),
         ("model.dropout=1.5", "model.dropout: is 1.5, expected at most 1.0"),
+        (
+            'data.auxiliary=[{"name":"a","train":{"shards":"a","num_segment":1}}]',
+            'data.auxiliary[0].train.num_segment: unknown key; did you mean "num_segments"?',
+        ),
+        (
+            'data.auxiliary=[{"name":"A-b","train":{"shards":"a"}}]',
+            'data.auxiliary[0].name: is "A-b", expected text of the form ^[a-z0-9_]+$',
+        ),
         ("optim.lr=0", "optim.lr: is 0, expected more than 0.0"),
         ("data.train.area_range=[0.1,0.2,0.3]", "data.train.area_range: has 3 values, expected at most 2"),
         (
@@ -97,6 +105,25 @@ model: {num_classes: many}
         (
             "data.val.clip_len=5 model.modality=flow",
             "data.val.clip_len: is 5, expected that of data.train (1)",
+        ),
+        (
+            'data.auxiliary=[{"name":"a","train":{"shards":"a"}},{"name":"a","train":{"shards":"b"}}]',
+            'data.auxiliary[1].name: is "a", the name of another source',
+        ),
+        (
+            'data.auxiliary=[{"name":"a","train":{"shards":"a","area_range":[0.5,0.1]}}]',
+            "data.auxiliary[0].train.area_range: is [0.5, 0.1], expected the smaller number first",
+        ),
+        (
+            "model.backbone=densenet161 model.pretrained=swsl",
+            "is swsl, which does not exist for densenet161; use imagenet_v1 or none or a file",
+        ),
+        ("model.flow_init=cross_modality", "model.flow_init: is cross_modality, for flow networks with"),
+        ("model.loss=bce model.label_smoothing=0.1", "model.label_smoothing: is for cross_entropy"),
+        ("model.loss=bce train.mixup=0.2", "train.mixup: is for cross_entropy"),
+        (
+            "model.modality=flow data.train.color_jitter=0.1",
+            "data.train.color_jitter: has no meaning for flow",
         ),
         ("data.test.random_crop=true data.test.num_crops=10", "data.test.random_crop: is true with 10 crops"),
         ("schedule.milestones=[3,2]", "schedule.milestones: is [3, 2], expected increasing epochs"),

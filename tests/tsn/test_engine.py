@@ -92,6 +92,40 @@ def test_gradients_are_clipped_to_the_total_norm():
     assert moved.norm().item() == pytest.approx(0.5 * 1e-3, rel=1e-4)
 
 
+class Normalized(nn.Module):
+    """BatchNorm, then logits that are linear in the only pixel."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(1)
+        self.linear = Linear()
+
+    def forward(self, clips):
+        return self.linear(self.norm(clips.flatten(1).float()))
+
+
+@pytest.mark.parametrize("norm_eval", [True, False])
+def test_batchnorm_keeps_its_statistics_and_is_trained_with_norm_eval(norm_eval):
+    model = Normalized()
+    train(model, ListLoader([[3, 4, 8]]), num_steps=1, norm_eval=norm_eval)
+    assert model.training
+    assert model.norm.training is not norm_eval
+    assert (model.norm.running_mean.item() == 0) is norm_eval
+    assert model.norm.weight.item() != 1
+
+
+def test_mixup_blends_a_batch_with_itself_in_reverse(monkeypatch):
+    monkeypatch.setattr(torch.distributions.Beta, "sample", lambda self: torch.tensor(0.75))
+    model, blended = Linear(), Linear()
+    train(blended, ListLoader([[4, 8]]), num_steps=1, mixup=0.2)
+    logits = model(torch.tensor([[5.0], [7.0]]))
+    labels = torch.tensor([1, 2])
+    losses = [nn.functional.cross_entropy(logits, target) for target in (labels, labels.flip(0))]
+    (0.75 * losses[0] + 0.25 * losses[1]).backward()
+    for parameter, moved in zip(model.parameters(), blended.parameters(), strict=True):
+        torch.testing.assert_close(parameter - 1e-3 * parameter.grad, moved)
+
+
 def test_a_tally_gives_means_over_videos_and_starts_over():
     tally = Tally(CPU)
     tally.add(torch.tensor(1.0), torch.eye(3), torch.tensor([0, 1, 0]))

@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 
-from tsn.losses import LOSSES, count_top1_hits
+from tsn.config import ModelConfig
+from tsn.losses import LOSSES, build_loss, count_top1_hits
 
 
 def test_cross_entropy_is_the_mean_over_videos():
@@ -26,3 +27,12 @@ def test_a_hit_is_a_highest_logit_at_a_right_class():
     logits = torch.tensor([[0.1, 0.9], [0.9, 0.1], [0.2, 0.8]])
     assert count_top1_hits(logits, torch.tensor([1, 0, 0])).item() == 2
     assert count_top1_hits(logits, torch.tensor([[1, 1], [0, 1], [0, 1]], dtype=torch.uint8)).item() == 2
+
+
+def test_smoothing_spreads_a_share_of_the_target_over_all_classes():
+    logits, labels = torch.randn(3, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 2, 3])
+    targets = 0.9 * torch.eye(4)[labels] + 0.1 / 4
+    expected = -(targets * logits.log_softmax(dim=1)).sum(dim=1).mean()
+    loss = build_loss(ModelConfig(num_classes=4, label_smoothing=0.1))
+    torch.testing.assert_close(loss(logits, labels), expected)
+    assert build_loss(ModelConfig(num_classes=4)) is LOSSES["cross_entropy"]
