@@ -40,6 +40,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="loader: rounds (5)")
     parser.add_argument("--quick", action="store_true", help="fewer lines, measured for a shorter time")
     parser.add_argument("--profile", action="store_true", help="train: the costliest operations of 50 steps")
+    parser.add_argument(
+        "--limit-s",
+        type=float,
+        metavar="S",
+        help=f"what is left then is listed as not measured (default: {LIMITS_S})",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here as well")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables here as well")
     args = parser.parse_intermixed_args()
@@ -66,7 +72,7 @@ def run_tables(args: argparse.Namespace) -> None:
     from bench_report import write_report
     from bench_suite import run_suite
 
-    limit_s = LIMITS_S[args.command]
+    limit_s = args.limit_s or LIMITS_S[args.command]
     if args.command == "pipeline":
         sections = run_pipeline_benchmark(quick=args.quick, limit_s=limit_s)
     else:
