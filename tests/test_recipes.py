@@ -1,6 +1,7 @@
 """Every kind of recipe on a few invented videos, through train.py and the real loader: each loss falls."""
 
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -188,9 +189,13 @@ def test_several_sources_and_resuming_at_every_step(train, omnisource, tmp_path,
     assert_same_run(tmp_path / "parts", whole)
 
 
-def test_a_source_may_move_but_not_change(train, omnisource, tmp_path):
+def test_a_source_may_move_but_not_change(train, omnisource, sources, tmp_path):
     """Its settings are those of the run, its place is not."""
     work_dir = run(train, omnisource, tmp_path / "run", "schedule.epochs=1")
+    shutil.copytree(sources / "images", tmp_path / "images")
+    moved = omnisource.read_text().replace(f"{sources}/images", f"{tmp_path}/images")
+    (tmp_path / "moved.yaml").write_text(moved)
+    run(train, tmp_path / "moved.yaml", work_dir, "--resume", "auto", "schedule.epochs=1")
     text = omnisource.read_text().replace("batches: 2", "batches: 3")
     (tmp_path / "other.yaml").write_text(text)
     with pytest.raises(

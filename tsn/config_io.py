@@ -41,7 +41,7 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> NamedConfig:
     if "combines" in file.data:
         raise UserError(
             f"{file.name}: is the result of several networks; train and test each with its own config "
-            f"({', '.join(file.data['combines'])}), then join their results"
+            f"({', '.join(file.data['combines'])}), then join their results, as scripts/zoo.py show says"
         )
     faults = [f"{file.name}: {fault}" for fault in file.faults]
     return NamedConfig(Path(named.name).stem, _build(file.data, overrides, source=file.name, faults=faults))
