@@ -198,7 +198,8 @@ def test_every_row_trains_tests_and_converts(recipes, capsys):
     told = dict(re.match(r"(?:ok|--) +(\w+): (.*)", line).groups() for line in lines)
     assert told.keys() == recipes.keys()
     for name, text in told.items():
-        if found := re.search(r"views (\d+) and (\d+)", text):
+        found = re.search(r"views (\d+) and (\d+)", text)
+        if found and "test" in recipes[name]:  # the config of OmniSource was never published
             assert [int(views) for views in found.groups()] == published_views(recipes[name]), name
     parameters = {
         "tsn_r50_1x1x3_100e_kinetics400_rgb": "24,327,632",
@@ -215,7 +216,9 @@ def test_every_row_trains_tests_and_converts(recipes, capsys):
 def published_views(recipe: dict) -> list[int]:
     """Views in validation and test with which the published number was made."""
     at_the_time = recipe["seed_era_v0_17_values"]
-    at_the_time = at_the_time if isinstance(at_the_time, dict) else {}
+    # Diving48 with 16 segments: the config of the time said 8 by mistake, its name and memory say 16.
+    if not isinstance(at_the_time, dict) or recipe["row"] == "diving48#2":
+        at_the_time = {}
     return [at_the_time.get(split, {}).get("views", recipe[split]["views"]) for split in ("val", "test")]
 
 
