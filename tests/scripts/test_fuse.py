@@ -52,9 +52,10 @@ def test_fusion_gives_the_golden_metrics_whatever_the_order_of_the_files(golden,
 def test_sums_are_exact_weighted_sums_of_three_files(tmp_path):
     rows = [[[1, 2], [3, 4]], [[0.5, 0], [0, 0.5]], [[8, 8], [16, 0]]]
     files = [write(tmp_path / f"{i}.npz", ["a", "b"], [0, 1], scores) for i, scores in enumerate(rows)]
-    result, fused = fuse_files(tmp_path, *files, "--weights", "1", "-2", "0.25")
+    result, fused = fuse_files(tmp_path, *files, "--weights", "1", "-2", "0.25", "--name", "some_row")
     assert fused["scores"].tolist() == [[2, 4], [7, 3]]
     assert fused["scores"].dtype == np.float64
+    assert result["config_name"] == "some_row", "by which zoo.py list finds it"
     assert [entry["weight"] for entry in result["files"]] == [1, -2, 0.25]
     assert result["metrics"] == {"top1": 0, "top5": 1, "mean_class_accuracy": 0}
     assert fuse_files(tmp_path, *files)[1]["scores"].tolist() == [[9.5, 10], [19, 4.5]], "1 each by default"
