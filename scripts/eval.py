@@ -27,6 +27,7 @@ from tsn.engine import Predictions, evaluate
 from tsn.errors import UserError
 from tsn.files import write_atomically
 from tsn.metrics import METRICS, compute_metrics, default_metrics
+from tsn.scores import Scores, read_scores, write_scores
 from tsn.unpickling import load_without_executing
 from tsn.weights import extract_weights, load_weights
 
@@ -198,9 +199,8 @@ def finish(
             f"data.test.shards: the videos tested are not those listed in {config.data.test.shards}"
         )
     if args.scores:
-        arrays = {"labels": predictions.labels, "scores": predictions.scores}
-        arrays["names"] = np.array([name for _, name in names])
-        write_atomically(args.scores, lambda stream: np.savez(stream, **arrays))
+        ordered = np.array([name for _, name in names])
+        write_scores(args.scores, Scores("", ordered, predictions.labels, predictions.scores))
     test, num_samples = config.data.test, len(predictions.sample_ids)
     result = {
         "num_samples": num_samples,
@@ -227,14 +227,14 @@ def measure(scores: NDArray, labels: NDArray, names: Sequence[str] | None) -> di
 def measure_again(paths: Sequence[Path], names: Sequence[str] | None) -> dict[str, Any]:
     """The result of one file of scores, or the mean over several, each of which is printed too."""
     files = [read_scores(path) for path in paths]
-    measured = [measure(file["scores"], file["labels"], names) for file in files]
+    measured = [measure(file.scores, file.labels, names) for file in files]
     if any(metrics.keys() != measured[0].keys() for metrics in measured):
         raise UserError("--from-scores: some videos have one label and some several; name the --metrics")
     if len(paths) > 1:
         for path, metrics in zip(paths, measured, strict=True):
             print(f"{path}: " + ", ".join(f"{name} {_text(value)}" for name, value in metrics.items()))
     return {
-        "num_samples": sum(len(file["labels"]) for file in files),
+        "num_samples": sum(len(file.labels) for file in files),
         "metrics": {name: _mean([metrics[name] for metrics in measured]) for name in measured[0]},
         "scores": [str(path) for path in paths],
     }
@@ -248,15 +248,6 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 def _text(value: float | None) -> str:
     return "undefined" if value is None else format(value, ".4f")
-
-
-def read_scores(path: Path) -> dict[str, NDArray]:
-    """What --scores wrote."""
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in ("names", "labels", "scores")}
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"--from-scores {path}: is no file of --scores ({error})") from error
 
 
 def report(out: Path | None, result: dict[str, Any]) -> None:

@@ -192,7 +192,7 @@ def test_scores_cannot_be_configured_and_must_be_scores(evaluate, tmp_path):
     with pytest.raises(UserError, match="--from-scores: takes only --metrics, --out and --overwrite"):
         evaluate(["--from-scores", "s.npz", "--test-crops", "3"])
     (tmp_path / "s.npz").write_text("hello")
-    with pytest.raises(UserError, match=r"--from-scores .*s.npz: is no file of --scores"):
+    with pytest.raises(UserError, match=r"s.npz: is no file of scores, as eval"):
         evaluate(["--from-scores", str(tmp_path / "s.npz")])
 
 
