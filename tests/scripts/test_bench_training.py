@@ -1,0 +1,101 @@
+"""The parts of `benchmark.py model`, `train`, `test` and `all`, on a small network and small frames."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from frame_shards import numbered_videos, write_shards
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
+
+import bench_model
+import bench_suite
+import bench_training
+from bench_report import NO_GPU, OUT_OF_TIME, Section
+from measuring import Budget
+
+SMALL = tuple(
+    f"data.{split}.{name}"
+    for split in ("train", "val", "test")
+    for name in ("num_segments=2", "batch_size=2", "short_side=48", "crop_size=32")
+)
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory) -> bench_suite.Suite:
+    shards = write_shards(tmp_path_factory.mktemp("shards") / "s", numbered_videos(6), num_classes=12)
+    packed = dict.fromkeys(bench_suite.REAL, shards)
+    return bench_suite.Suite("mini.yaml", SMALL, packed, Budget(600), 0.01, on_gpu=False)
+
+
+def test_training_is_measured_on_synthetic_and_on_real_batches(suite):
+    training, efficiency = bench_suite.train_tables(suite, [()], compiled=[()])
+    measured = [row for row in training.rows if "status" not in row]
+    assert len(measured) == 3, "synthetic, and each packing"
+    for row in measured:
+        assert row["images_per_s"] == pytest.approx(2 * row["clips_per_s"])
+        assert 0 <= row["data_wait"] < 1
+    assert [row["status"] for row in training.rows[3:]] == [NO_GPU, NO_GPU], "compiled"
+    speeds = [row["clips_per_s"] for row in measured]
+    assert efficiency.rows[0]["efficiency"] == pytest.approx(speeds[1] / speeds[0])
+
+
+def test_the_network_and_the_whole_test_are_measured(suite):
+    assert bench_suite.model_table(suite, [()]).rows[0]["videos_per_s"] > 0
+    assert bench_suite.test_table(suite, [()]).rows[0]["videos_per_s"] > 0
+
+
+def test_a_profile_names_five_operations_and_tells_that_no_gpu_was_idle(suite):
+    rows = bench_suite.profile_table(suite, (), 1).rows
+    assert len(rows) == 6
+    shares = [row["share"] for row in rows[:5]]
+    assert shares == sorted(shares, reverse=True)
+    assert 0.3 < sum(shares) <= 1
+    assert rows[5] == {"variant": "GPU idle", "status": NO_GPU}
+
+
+def test_what_has_no_time_left_or_fails_says_so(suite):
+    late = bench_suite.Suite("mini.yaml", (), {}, Budget(-1), 1.0, on_gpu=False)
+    assert late.attempt(lambda: {"x": 1}, needs_gpu=False) == {"status": OUT_OF_TIME}
+    assert suite.attempt(lambda: {"x": 1}) == {"status": NO_GPU}
+
+    def fail():
+        raise RuntimeError("out\nof memory")
+
+    assert suite.attempt(fail, needs_gpu=False) == {"status": "failed: out of memory"}
+
+
+def test_resnet50_has_the_multiply_adds_that_are_published_for_its_convolutions():
+    model = bench_model.launch.build_network(bench_model.read_row("k400.yaml").config)
+    macs = bench_model.count_macs(model, torch.zeros(1, 1, 224, 224, 3, dtype=torch.uint8))
+    assert 25 * macs / 1e9 == pytest.approx(102.2, abs=0.1)
+
+
+def test_idle_is_what_no_kernel_covers():
+    assert bench_training.idle_share([(0, 10)]) == 0
+    assert bench_training.idle_share([(5, 10), (0, 4), (6, 8)]) == pytest.approx(0.1)
+    assert bench_training.idle_share([(0, 1), (3, 4)]) == pytest.approx(0.5)
+
+
+def test_a_checkpoint_is_written_and_timed(suite, tmp_path):
+    assert bench_training.time_checkpoint(suite.row(), tmp_path / "saved") > 0
+    assert (tmp_path / "saved" / "last.pt").exists()
+
+
+def test_the_first_record_of_a_run_ends_the_wait(tmp_path):
+    log = tmp_path / "log.jsonl"
+    assert not bench_training.has_record(log)
+    log.write_text('{"kind": "val"}\n{"kind": "tr')
+    assert not bench_training.has_record(log)
+    log.write_text('{"kind": "val"}\n{"kind": "train"}\n')
+    assert bench_training.has_record(log)
+
+
+def test_aims_count_only_where_a_gpu_measured_them(monkeypatch):
+    training = Section("", {}, rows=[{"variant": "resnet50, 3 segments", "images_per_s": 3500.0}])
+    empty = Section("", {})
+    for on_gpu, expected in ((True, {"measured": 3500.0}), (False, {"status": NO_GPU})):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda on_gpu=on_gpu: on_gpu)
+        row = bench_suite.aims_table(training, empty, empty, empty).rows[2]
+        assert row == {"variant": "training ResNet-50 in bf16, images/s", "wanted": 3000.0} | expected
