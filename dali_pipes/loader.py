@@ -17,7 +17,7 @@ from dali_pipes.crops import CpuCropper
 from dali_pipes.partition import Partition, eval_partition, train_partition
 from dali_pipes.pipeline import OUTPUTS, PipelineSpec, build_pipeline
 from dali_pipes.units import UnitReader
-from shards.manifest import Manifest, ShardError, check_files, load_manifest
+from shards.manifest import Manifest, ShardError, check_contents, check_files, load_manifest
 from shards.reading import ShardDataset
 from shards.stream import VideoError
 from tsn.config import DataConfig, EvalDataConfig, TrainDataConfig
@@ -200,7 +200,7 @@ def build_train_loader(
         ShardError: the directory is missing, unfinished, damaged or of another version.
         ValueError: there are fewer samples than a global batch.
     """
-    directory, manifest = _open_shards(data, data.train)
+    directory, manifest = _open_shards(data, data.train, rank, world_size)
     partition = train_partition(
         manifest.num_samples, batch_size=data.train.batch_size, rank=rank, world_size=world_size
     )
@@ -224,20 +224,24 @@ def build_eval_loader(
         ShardError: the directory is missing, unfinished, damaged or of another version, or frames are too
             small.
     """
-    directory, manifest = _open_shards(data, split)
+    directory, manifest = _open_shards(data, split, rank, world_size)
     partition = eval_partition(
         manifest.num_samples, batch_size=split.batch_size, rank=rank, world_size=world_size
     )
     return Loader(_spec(data, split, directory, manifest, partition, 0, local_rank, local_world_size))
 
 
-def _open_shards(data: DataConfig, split: TrainDataConfig | EvalDataConfig) -> tuple[Path, Manifest]:
+def _open_shards(
+    data: DataConfig, split: TrainDataConfig | EvalDataConfig, rank: int, world_size: int
+) -> tuple[Path, Manifest]:
     """The directory of a split, checked as far as that is cheap."""
     if data.device == "gpu" and not torch.cuda.is_available():
         raise ValueError('data.device: "gpu", but this machine has no usable NVIDIA GPU; use "auto" or "cpu"')
     directory = Path(split.shards)
     manifest = load_manifest(directory)
     check_files(directory, manifest)
+    if data.verify:
+        check_contents(directory, manifest.shards[rank::world_size])
     _check_split(directory, manifest, split)
     return directory, manifest
 

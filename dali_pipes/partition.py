@@ -32,8 +32,9 @@ def train_partition(num_samples: int, *, batch_size: int, rank: int, world_size:
     num_batches = num_samples // (world_size * batch_size)
     if num_batches == 0:
         raise ValueError(
-            f"{num_samples} samples are fewer than one global batch of {world_size * batch_size} "
-            f"(batch_size {batch_size} x {world_size} ranks): lower data.train.batch_size"
+            f"data.train.shards: {num_samples} samples are fewer than one global batch of "
+            f"{world_size * batch_size} (batch_size {batch_size} x {world_size} ranks): "
+            "lower data.train.batch_size"
         )
     most = -(-num_samples // world_size)  # the reader pads every rank to the largest part
     return Partition(rank, world_size, num_batches, -(-most // batch_size), batch_size)

@@ -26,7 +26,7 @@ from tsn.distributed import World
 from tsn.engine import Predictions, evaluate
 from tsn.errors import UserError
 from tsn.files import write_atomically
-from tsn.metrics import METRICS, compute_metrics, default_metrics
+from tsn.metrics import METRICS, compute_metrics, default_metrics, metric_of
 from tsn.scores import Scores, read_scores, write_scores
 from tsn.unpickling import load_without_executing
 from tsn.weights import extract_weights, load_weights
@@ -71,7 +71,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_intermixed_args(argv)
     # --metrics takes all words up to the next option; overrides among them are told by their sign.
     args.overrides += [word for word in args.metrics or [] if "=" in word]
-    args.metrics = [word for word in args.metrics or [] if "=" not in word] or None
+    names = [metric_of(word) for word in args.metrics or [] if "=" not in word]  # top1 is as good a name
+    args.metrics = list(dict.fromkeys(names)) or None
     return args
 
 
@@ -113,7 +114,7 @@ def check_names(args: argparse.Namespace) -> None:
         if path and not path.parent.is_dir():
             faults.append(f"{option} {path}: there is no directory {path.parent}")
     if args.from_scores and (
-        args.scores or args.cfg or args.overrides or args.test_crops or args.test_segments
+        args.scores or args.cfg or args.overrides or args.test_crops or args.test_segments is not None
     ):
         faults.append(
             "--from-scores: takes only --metrics, --out and --overwrite; there is nothing to configure"
@@ -157,7 +158,7 @@ def choose_protocol(args: argparse.Namespace, stored: NamedConfig | None) -> Nam
         data = config_to_dict(stored.config)
         return NamedConfig(stored.name, config_from_dict(data, overrides, source=str(args.checkpoint)))
 
-    flags = [f"data.test.num_segments={args.test_segments}"] if args.test_segments else []
+    flags = [f"data.test.num_segments={args.test_segments}"] if args.test_segments is not None else []
     if args.test_crops:
         flags += [f"data.test.num_crops={args.test_crops}", "data.test.random_crop=false"]
         sized = any(override.startswith("data.test.crop_size=") for override in args.overrides)

@@ -145,12 +145,23 @@ def main() -> int:
         "--columns", type=int, default=10, metavar="N", help="most frames in a row (default: 10)"
     )
     parser.add_argument("--picture", type=Path, metavar="PNG", help="write the contact sheet here")
-    parser.add_argument("--dump", type=Path, metavar="NPZ", help="write the arrays here")
+    parser.add_argument(
+        "--dump",
+        type=Path,
+        metavar="NPZ",
+        help="write names, labels, sample_ids, frame_indices, windows (x1 y1 x2 y2 in the scaled frame), "
+        "flips and clips here, whatever stood there",
+    )
     args = parser.parse_intermixed_args()
     if args.samples < 1 or args.columns < 1:
         parser.error(f"--samples, --columns: found {args.samples} and {args.columns}, expected at least 1")
     if not (args.picture or args.dump):
         parser.error("nothing to write: give --picture sheet.png, --dump batch.npz, or both")
+    for option, path, suffix in (("--picture", args.picture, ".png"), ("--dump", args.dump, ".npz")):
+        if path and path.suffix != suffix:
+            parser.error(f"{option} {path}: expected a name that ends in {suffix}")
+        if path and not path.parent.is_dir():
+            parser.error(f"{option} {path}: there is no directory {path.parent}")
 
     named = launch.read_config(args)
     manifest = launch.check_shards(named.config, [args.split])[args.split]

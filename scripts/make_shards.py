@@ -36,6 +36,7 @@ from shards.size import EXAMPLES
 from shards.source_format import KINDS, TEMPLATES, build_source_format
 from shards.sources import SourceListError, load_sources
 
+CODEC_OPTIONS = {"mjpeg": ("quality", "subsampling"), "h264": ("gop", "crf")}
 PACKED, REFUSED, SOME_REJECTED, INTERRUPTED = 0, 2, 3, 130
 
 
@@ -68,27 +69,26 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--split", help="name for people (default: name of the list without its suffix)")
     add("--codec", choices=("mjpeg", "h264"), default=defaults.codec, help="default: %(default)s")
     add("--size", default=defaults.size, help=f"stored size: {EXAMPLES} ... (default: %(default)s)")
-    add("--frame-stride", type=int, default=defaults.frame_stride, metavar="N", help="keep every N-th frame")
-    add("--quality", type=int, default=defaults.quality, help="of mjpeg, 1 to 100 (default: %(default)s)")
     add(
-        "--subsampling",
-        choices=SUBSAMPLINGS,
-        default=defaults.subsampling,
-        help="of mjpeg (default: %(default)s)",
-    )
-    add("--gop", type=int, default=defaults.gop, help="of h264, frames a GOP (default: %(default)s)")
-    add(
-        "--crf",
+        "--frame-stride",
         type=int,
-        default=defaults.crf,
-        help="of h264, 0 to 51, lower is better (default: %(default)s)",
+        default=defaults.frame_stride,
+        metavar="N",
+        help="keep every N-th frame (default: 1)",
     )
+    add("--quality", type=int, help=f"of mjpeg, 1 to 100 (default: {defaults.quality})")
+    add("--subsampling", choices=SUBSAMPLINGS, help=f"of mjpeg (default: {defaults.subsampling})")
+    add("--gop", type=int, help=f"of h264, frames a GOP (default: {defaults.gop})")
+    add("--crf", type=int, help=f"of h264, 0 to 51, lower is better (default: {defaults.crf})")
     add("--samples-per-shard", type=int, default=250, metavar="N", help="default: %(default)s")
     add("--seed", type=int, default=0, help="of the order of the videos (default: %(default)s)")
     add("--workers", type=int, default=available_cores(), metavar="N", help="processes (default: all cores)")
     args = parser.parse_args(argv)
     if args.workers < 1:
         parser.error(f"--workers {args.workers}: expected 1 or more")
+    for name in CODEC_OPTIONS["h264" if args.codec == "mjpeg" else "mjpeg"]:
+        if getattr(args, name) is not None:
+            parser.error(f"--{name}: has no meaning for --codec {args.codec}; leave it out")
     return args
 
 
@@ -101,10 +101,7 @@ def plan_from(args: argparse.Namespace) -> Plan:
         codec=args.codec,
         size=args.size,
         frame_stride=args.frame_stride,
-        quality=args.quality,
-        subsampling=args.subsampling,
-        gop=args.gop,
-        crf=args.crf,
+        **{name: value for name in CODEC_OPTIONS[args.codec] if (value := getattr(args, name)) is not None},
     )
     sources = load_sources(args.list, args.root, args.classes, source_format, category=args.category)
     if sources.num_left_out:
@@ -152,8 +149,10 @@ def run(plan: Plan, num_workers: int) -> int:
     with claim_directory(plan.directory, plan.options) as finished:
         if finished:
             check_files(plan.directory, finished)
-            print(f"{plan.directory} is packed already: {finished.num_samples} videos")
-            return PACKED
+            see = f", rejected {finished.num_rejected} (see {plan.directory / REJECTED})"
+            more = see if finished.num_rejected else ""
+            print(f"{plan.directory} is packed already: {finished.num_samples} videos{more}")
+            return SOME_REJECTED if finished.num_rejected else PACKED
         done = load_records(plan.directory)
         with WorkerPool(pack_video, num_workers) as pool:
             check_space(plan, done, pool)

@@ -1,9 +1,12 @@
-"""Writing files so that a crash leaves either the old one or the new one, never half of one."""
+"""Writing files so that a crash leaves either the old one or the new one, never half of one; checksums."""
 
+import hashlib
 import json
 import os
 from pathlib import Path
 from typing import Any
+
+_CHUNK_BYTES = 2**22
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -24,6 +27,15 @@ def publish(temporary: Path, path: Path) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's content, hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def to_json(value: Any) -> str:

@@ -1,13 +1,13 @@
 """`manifest.json`: what a directory of shards holds. It is written last, so that its presence means
 complete."""
 
-import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from shards.files import to_json, write_atomically
+from shards.files import file_sha256, to_json, write_atomically
 
 FILE_NAME = "manifest.json"
 FORMAT, VERSION = "tsn-shards", 1
@@ -135,9 +135,33 @@ def _parse(path: Path, content: dict[str, Any]) -> Manifest:
     try:
         shards = tuple(ShardFile(**shard) for shard in content.pop("shards"))
         classes = None if content["classes"] is None else tuple(content.pop("classes"))
-        return Manifest(**content | {"classes": classes, "shards": shards})
+        manifest = Manifest(**content | {"classes": classes, "shards": shards})
     except TypeError as error:
         raise ShardError(f"{path}: {error}; pack the directory again") from error
+    listed = sum(shard.num_samples for shard in shards)
+    if listed != manifest.num_samples:
+        raise ShardError(
+            f"{path}: num_samples is {manifest.num_samples}, and the listed shards hold {listed}; "
+            "copy it again, or pack the directory again"
+        )
+    return manifest
+
+
+def check_contents(directory: str | Path, shards: Sequence[ShardFile]) -> None:
+    """Read whole tars and compare their checksums: finds what no decoder notices.
+
+    Raises:
+        ShardError: lists every tar whose bytes are not those that were packed.
+    """
+    faults = []
+    for shard in shards:
+        tar = Path(directory) / shard.name
+        if file_sha256(tar) != shard.sha256:
+            faults.append(f"{tar}: damaged, its sha256 differs from the manifest's")
+    if faults:
+        raise ShardError(
+            "\n".join([*faults, "scripts/verify_shards.py names the samples; copy the tars again"])
+        )
 
 
 def check_files(directory: str | Path, manifest: Manifest) -> None:
@@ -155,7 +179,7 @@ def check_files(directory: str | Path, manifest: Manifest) -> None:
             faults.append(f"{tar}: {tar.stat().st_size} bytes, the manifest says {shard.size_bytes}")
         if not index.is_file():
             faults.append(f"{index}: no such file")
-        elif hashlib.sha256(index.read_bytes()).hexdigest() != shard.index_sha256:
+        elif file_sha256(index) != shard.index_sha256:
             faults.append(f"{index}: not the index of its tar (sha256 differs from the manifest's)")
     if faults:
         raise ShardError("\n".join([*faults, "copy these files again, or pack the directory again"]))

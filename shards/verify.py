@@ -1,6 +1,5 @@
 """Checking a directory of shards thoroughly: every checksum, member and index, and every frame decoded."""
 
-import hashlib
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,13 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from shards import jpeg
+from shards.files import file_sha256
 from shards.index import Index, Member, load_index
 from shards.manifest import Manifest, ShardFile
 from shards.pool import Died, WorkerPool
 from shards.sample import Sample, expected_members, from_members, stream_crc32
 from shards.stream import VideoError
 
-_CHUNK_BYTES = 2**22
 _SAMPLES_PER_CHECK = 32
 
 
@@ -102,14 +101,10 @@ def _file_faults(path: Path, shard: ShardFile) -> Iterator[str]:
     size_bytes = path.stat().st_size
     if size_bytes != shard.size_bytes:
         yield f"{size_bytes} bytes, the manifest says {shard.size_bytes}"
-    digest = hashlib.sha256()
-    with open(path, "rb") as tar:
-        while chunk := tar.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    if digest.hexdigest() != shard.sha256:
+    if file_sha256(path) != shard.sha256:
         yield "sha256 differs from the manifest's"
     index = path.with_suffix(".idx")
-    if index.is_file() and hashlib.sha256(index.read_bytes()).hexdigest() != shard.index_sha256:
+    if index.is_file() and file_sha256(index) != shard.index_sha256:
         yield f"sha256 of {index.name} differs from the manifest's"
 
 

@@ -8,14 +8,14 @@ COMMON = {"num_segments": 2, "short_side": None, "crop_size": 48, "batch_size": 
 TRAIN = COMMON | {"crop": "center", "flip": 0.0, "shuffle_buffer": 16}
 
 
-def config(train: dict, test: dict, device: str) -> DataConfig:
+def config(train: dict, test: dict, device: str, verify: bool = False) -> DataConfig:
     split = EvalDataConfig(**test)
-    return DataConfig(TrainDataConfig(**train), split, split, device=device, num_threads=1)
+    return DataConfig(TrainDataConfig(**train), split, split, device=device, num_threads=1, verify=verify)
 
 
-def train_loader(directory, *, seed=0, rank=0, world_size=1, device="cpu", **split) -> Loader:
+def train_loader(directory, *, seed=0, rank=0, world_size=1, device="cpu", verify=False, **split) -> Loader:
     shards = {"shards": str(directory)}
-    data = config(shards | TRAIN | split, shards, device)
+    data = config(shards | TRAIN | split, shards, device, verify)
     place = {"rank": rank, "world_size": world_size, "local_rank": 0, "local_world_size": 1}
     return build_train_loader(data, seed=seed, **place)
 

@@ -188,6 +188,17 @@ def test_overrides_may_follow_the_metrics(run, evaluate, tmp_path):
     assert read(out)["config"]["data"]["test"]["num_segments"] == 4
 
 
+def test_a_metric_may_be_asked_for_by_the_name_it_is_printed_with(run, evaluate, tmp_path):
+    out = tmp_path / "r.json"
+    evaluate(["--checkpoint", str(run / "run" / "last.pt"), "--out", str(out), "--metrics", "top1", "top5"])
+    assert set(read(out)["metrics"]) == {"top1", "top5"}
+
+
+def test_zero_segments_are_refused(run, evaluate):
+    with pytest.raises(UserError, match=r"data\.test\.num_segments"):
+        evaluate(["--checkpoint", str(run / "run" / "last.pt"), "--test-segments", "0"])
+
+
 def test_scores_cannot_be_configured_and_must_be_scores(evaluate, tmp_path):
     with pytest.raises(UserError, match="--from-scores: takes only --metrics, --out and --overwrite"):
         evaluate(["--from-scores", "s.npz", "--test-crops", "3"])

@@ -23,6 +23,7 @@ RESUME_MAY_CHANGE = (
     "data.test",
     "data.num_threads",
     "data.prefetch",
+    "data.verify",
     "train.val_every_epochs",
     "train.save_every_epochs",
     "train.save_every_steps",

@@ -155,6 +155,8 @@ class DataConfig:
     """DALI's CPU threads per rank.  0: this machine's cores divided by the ranks on it."""
     prefetch: PositiveInt = 2
     """Batches that DALI prepares ahead."""
+    verify: bool = False
+    """Read all tars before the first batch and compare their checksums: damage that no decoder notices."""
     auxiliary: tuple[AuxiliaryConfig, ...] = ()
     """Further sources to train on, one after the other: OmniSource, arXiv:2003.13042.  `train` alone defines
     steps and epochs; the others begin again at their end."""

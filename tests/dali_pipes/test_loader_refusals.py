@@ -32,6 +32,24 @@ def test_an_undecodable_picture_names_shard_and_key(damaged):
         ids(train_loader(damaged))
 
 
+def test_damage_that_no_decoder_notices_is_found_on_demand(damaged):
+    stream = next(
+        m for m in ShardDataset(damaged)._load_index("shard-000001.tar")["00000013"] if m.name == "mjpeg"
+    )
+    overwrite(damaged / "shard-000001.tar", stream.offset + stream.size_bytes // 2, bytes(40))
+    ids(train_loader(damaged))
+    with pytest.raises(ShardError, match=r"shard-000001\.tar: damaged, its sha256 differs"):
+        train_loader(damaged, verify=True)
+
+
+def test_a_manifest_whose_shards_do_not_add_up_is_refused(damaged):
+    manifest = json.loads((damaged / "manifest.json").read_text())
+    manifest["shards"].pop()
+    (damaged / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ShardError, match="num_samples is 20, and the listed shards hold 10"):
+        train_loader(damaged)
+
+
 def test_a_missing_member_names_shard_and_key(damaged):
     index = damaged / "shard-000001.idx"
     members = next(line for line in index.read_text().splitlines() if "00000013." in line).split(" ")

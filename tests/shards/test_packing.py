@@ -179,6 +179,16 @@ def test_a_finished_directory_is_left_alone(videos, packed):
     assert {path: path.stat().st_mtime_ns for path in packed.iterdir()} == before
 
 
+@pytest.mark.parametrize(
+    "options", [("--codec", "h264", "--quality", "90"), ("--subsampling", "444", "--gop", "4")]
+)
+def test_options_of_the_other_codec_are_refused(videos, tmp_path, options):
+    done = run_script("make_shards.py", *videos.arguments, "--out", tmp_path / "out", *options)
+    assert done.returncode == 2
+    assert "has no meaning for --codec" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_another_command_into_a_finished_directory_is_refused(videos, packed):
     before = contents(packed)
     options = ["--samples-per-shard", "5", "--quality", "90", "--seed", "1"]
@@ -216,6 +226,9 @@ def test_rejected_videos_are_told_and_the_rest_is_packed(videos, packed, tmp_pat
     ids = {name: key for key, name in ShardDataset(out).keys_and_names()}
     assert ids == {name: key for name, key in ids_of_all.items() if name in ids}  # they leave gaps
     assert load_manifest(out).num_rejected == 2
+    again = run_script("make_shards.py", *arguments, "--samples-per-shard", "5")
+    assert again.returncode == 3
+    assert again.stdout == f"{out} is packed already: 10 videos, rejected 2 (see {out}/rejected.jsonl)\n"
 
 
 def test_a_video_whose_process_dies_is_rejected_and_the_rest_is_packed(videos, packed, tmp_path):
