@@ -1,14 +1,24 @@
 """What can be wrong with a config, in words: pydantic's errors, and settings that contradict each other."""
 
+import contextlib
 import dataclasses
 import difflib
+import json
 import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
-from tsn.config import Config, DataConfig, EvalDataConfig, ModelConfig, ScheduleConfig, TrainDataConfig
+from tsn.config import (
+    AuxiliaryConfig,
+    Config,
+    DataConfig,
+    EvalDataConfig,
+    ModelConfig,
+    ScheduleConfig,
+    TrainDataConfig,
+)
 
 _KINDS = {
     "int_type": "a whole number",
@@ -127,22 +137,52 @@ def _iter_keys(section: type, path: tuple[str, ...]) -> Iterator[tuple[str, tupl
                 yield from _iter_keys(kind, keys)
 
 
-def conflicts(config: Config) -> Iterator[tuple[str, str]]:
-    """Settings that are valid alone but not together, as (dotted key, what is wrong)."""
-    yield from _model_conflicts(config.model)
-    sources = train_sources(config.data)
-    for section, train in sources.items():
-        yield from _train_conflicts(section, train)
-    yield from _eval_conflicts("data.val", config.data.val)
-    yield from _eval_conflicts("data.test", config.data.test)
-    yield from _schedule_conflicts(config.schedule)
-    if config.model.modality == "flow":
-        yield from _flow_conflicts(sources, {"data.val": config.data.val, "data.test": config.data.test})
-    names = [source.name for source in config.data.auxiliary]
-    for i, name in enumerate(names):
-        if name in names[:i]:
-            yield f"data.auxiliary[{i}].name", f'is "{name}", the name of another source; choose another'
-    if config.train.mixup and config.model.loss == "bce":
+def valid_sections(data: Any, kind: Any = Config, location: tuple[str | int, ...] = ()) -> dict[str, Any]:
+    """The sections in plain data that are valid by themselves, by dotted key, whatever is wrong in others."""
+    found = {}
+    with contextlib.suppress(ValidationError):
+        found[dotted(location)] = TypeAdapter(kind).validate_json(json.dumps(data), strict=True)
+    if isinstance(data, dict):
+        for place, inner_kind, inner in _inner_sections(data, kind):
+            found |= valid_sections(inner, inner_kind, location + place)
+    return found
+
+
+def _inner_sections(data: Mapping[str, Any], kind: Any) -> Iterator[tuple[tuple[str | int, ...], Any, Any]]:
+    """The sections of a section, and those in its lists: where each is, of what kind, and its data."""
+    for name, hint in typing.get_type_hints(kind).items():
+        item_kind = next(iter(typing.get_args(hint)), None)
+        if dataclasses.is_dataclass(hint):
+            yield (name,), hint, data.get(name)
+        elif dataclasses.is_dataclass(item_kind) and isinstance(data.get(name), list):
+            yield from (((name, i), item_kind, item) for i, item in enumerate(data[name]))
+
+
+def conflicts(sections: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Settings that are valid alone but not together, as (dotted key, what is wrong).
+
+    Args:
+        sections: those that are valid, by dotted key; what concerns others is not checked.
+    """
+    names: set[str] = set()
+    for key, section in sections.items():
+        match section:
+            case ModelConfig():
+                yield from _model_conflicts(section)
+            case TrainDataConfig():
+                yield from _train_conflicts(key, section)
+            case EvalDataConfig():
+                yield from _eval_conflicts(key, section)
+            case ScheduleConfig():
+                yield from _schedule_conflicts(section)
+            case AuxiliaryConfig(name=name):
+                if name in names:
+                    yield f"{key}.name", f'is "{name}", the name of another source; choose another'
+                names.add(name)
+    model, train = sections.get("model"), sections.get("train")
+    if model and model.modality == "flow":
+        yield from _flow_conflicts(sections)
+    if model and train and train.mixup and model.loss == "bce":
         yield "train.mixup", "is for cross_entropy, and model.loss is bce; set it to 0"
 
 
@@ -166,17 +206,18 @@ def _model_conflicts(model: ModelConfig) -> Iterator[tuple[str, str]]:
         yield "model.label_smoothing", "is for cross_entropy, and model.loss is bce; set it to 0"
 
 
-def _flow_conflicts(
-    sources: Mapping[str, TrainDataConfig], splits: Mapping[str, EvalDataConfig]
-) -> Iterator[tuple[str, str]]:
-    clip_len = sources["data.train"].clip_len
-    for section, data in {**sources, **splits}.items():
-        if data.clip_len != clip_len:
-            expected = f"expected that of data.train ({clip_len}): it sets the input channels"
-            yield f"{section}.clip_len", f"is {data.clip_len}, {expected}"
-    for section, train in sources.items():
-        if train.color_jitter:
-            yield f"{section}.color_jitter", "has no meaning for flow; set it to 0"
+def _flow_conflicts(sections: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    main = sections.get("data.train")
+    for key, section in sections.items():
+        if (
+            main
+            and isinstance(section, TrainDataConfig | EvalDataConfig)
+            and section.clip_len != main.clip_len
+        ):
+            expected = f"expected that of data.train ({main.clip_len}): it sets the input channels"
+            yield f"{key}.clip_len", f"is {section.clip_len}, {expected}"
+        if isinstance(section, TrainDataConfig) and section.color_jitter:
+            yield f"{key}.color_jitter", "has no meaning for flow; set it to 0"
 
 
 def _train_conflicts(section: str, train: TrainDataConfig) -> Iterator[tuple[str, str]]:

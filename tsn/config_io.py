@@ -11,7 +11,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from tsn.config import Config
-from tsn.config_faults import conflicts, describe_errors
+from tsn.config_faults import conflicts, describe_errors, valid_sections
 from tsn.config_files import find_config, follow_alias
 from tsn.errors import UserError
 from tsn.yaml_reader import parse_yaml
@@ -72,11 +72,10 @@ def _build(data: dict[str, Any], overrides: Sequence[str], *, source: str, fault
     for override in overrides:
         faults += [f"command line: {fault}" for fault in _override(data, override, overridden)]
     try:
-        config = TypeAdapter(Config).validate_json(json.dumps(data), strict=True)
-        found = list(conflicts(config))
+        config, found = TypeAdapter(Config).validate_json(json.dumps(data), strict=True), []
     except ValidationError as error:
-        found, config = describe_errors(error), None
-    for key, text in found:
+        config, found = None, describe_errors(error)
+    for key, text in [*found, *conflicts(valid_sections(data))]:
         origin = "command line" if _is_inside(key, overridden) else source
         faults.append(f"{origin}: {key}: {text}")
     if faults or config is None:

@@ -152,6 +152,32 @@ def test_settings_that_contradict_each_other_are_faults(config_file):
     assert "has no meaning for kind cosine" in faults[2]
 
 
+def test_contradictions_are_reported_beside_faults_in_other_sections(config_file):
+    faults = faults_of(
+        config_file,
+        "train.val_every_epochs=0",
+        "model.dropout=2",
+        "data.val=7",
+        "data.test.num_crops=3",
+        'data.auxiliary=[{"name":"A","train":{"shards":"a","scales":[2]}}]',
+        "schedule.warmup_epochs=99",
+    )
+    assert [fault.split(": ")[1] for fault in faults] == [
+        "model.dropout",
+        "data.val",
+        "data.auxiliary[0].name",
+        "train.val_every_epochs",
+        "data.test.crop_size",
+        "data.auxiliary[0].train.scales[0]",
+        "schedule.warmup_epochs",
+    ]
+
+
+def test_clips_are_compared_with_those_of_a_valid_training_section_only(config_file):
+    flow = ("model.modality=flow", "data.val.clip_len=5", "data.train.flip=2")
+    assert faults_of(config_file, *flow) == ["command line: data.train.flip: is 2, expected at most 1.0"]
+
+
 def test_a_fault_says_whether_file_or_command_line_has_it(config_file):
     config_file.write_text(MINIMAL + "optim: {lr: x, momentum: y}\n")
     assert faults_of(config_file, "optim.lr=z") == [
