@@ -14,8 +14,14 @@ def find_checkpoint(work_dir: Path, resume: str | None) -> Path | None:
         resume: None, a path, or `auto`: from `last.pt`, and from the beginning where there is none yet.
 
     Raises:
-        UserError: the directory holds a run that would be overwritten, or the checkpoint does not exist.
+        UserError: it can be no directory, it holds a run that would be overwritten, or the checkpoint does
+            not exist.
     """
+    file = next((path for path in (work_dir, *work_dir.parents) if path.is_file()), None)
+    if file:
+        raise UserError(
+            f"--work-dir {work_dir}: {file} is a file; name a directory, which need not exist yet"
+        )
     existing = [name for name in FILES if (work_dir / name).exists()]
     if resume is None:
         if existing:

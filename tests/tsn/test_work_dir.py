@@ -15,6 +15,14 @@ def test_a_new_run_needs_a_directory_without_one(tmp_path):
         find_checkpoint(tmp_path, None)
 
 
+@pytest.mark.parametrize("resume", [None, "auto"])
+@pytest.mark.parametrize("name", ["notes.txt", "notes.txt/run"])
+def test_a_file_is_no_work_dir(tmp_path, name, resume):
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(UserError, match=rf"--work-dir .*{name}: .*notes.txt is a file; name a directory"):
+        find_checkpoint(tmp_path / name, resume)
+
+
 def test_auto_goes_on_from_last_and_begins_where_there_is_none(tmp_path):
     assert find_checkpoint(tmp_path, "auto") is None
     (tmp_path / "log.jsonl").touch()
