@@ -10,6 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
+from tsn.config_faults import in_yaml
 from tsn.errors import UserError
 from tsn.yaml_reader import parse_yaml
 
@@ -22,7 +23,7 @@ class ConfigFile:
     """Of the file, with `.yaml`."""
     data: dict[str, Any]
     faults: list[str]
-    """What is wrong with it as YAML."""
+    """The keys that it gives twice."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def find_config(name: str) -> ConfigFile:
     """The file that `name` means: an existing path, or else a packaged one with or without `.yaml`.
 
     Raises:
-        UserError: there is no such file.
+        UserError: there is no such file, or no section in it.
     """
     path = Path(name)
     return _parse(path.name, path.read_text(encoding="utf-8")) if path.is_file() else _find_packaged(name)
@@ -109,5 +110,7 @@ def _find_packaged(name: str) -> ConfigFile:
 def _parse(name: str, text: str) -> ConfigFile:
     data, faults = parse_yaml(text)
     if not isinstance(data, dict):
-        data, faults = {}, faults or ["is empty; expected sections such as model, data and schedule"]
+        found = "is empty" if data is None else f"is {in_yaml(data)}"
+        expected = "expected sections such as model, data and schedule"
+        raise UserError(f"{name}: {faults[0] if data is None and faults else f'{found}; {expected}'}")
     return ConfigFile(name, data, faults)

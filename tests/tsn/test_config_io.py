@@ -211,12 +211,20 @@ def test_an_unknown_name_is_refused_with_the_packaged_ones():
         load_config("k40")
 
 
-def test_an_empty_file_is_refused(tmp_path):
-    (tmp_path / "empty.yaml").write_text("# nothing\n")
-    assert (
-        faults_of(tmp_path / "empty.yaml")[0]
-        == "empty.yaml: is empty; expected sections such as model, data and schedule"
-    )
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("# nothing\n", "is empty; expected sections such as model, data and schedule"),
+        ("- model\n- data\n", "is a list; expected sections such as model, data and schedule"),
+        ("model", 'is "model"; expected sections such as model, data and schedule'),
+        ("model: [", "not valid YAML: while parsing"),
+        ("- {model: 1, model: 2}\n", "is a list; expected sections"),
+    ],
+)
+def test_a_file_without_sections_is_refused_with_one_message(tmp_path, text, fault):
+    (tmp_path / "odd.yaml").write_text(text)
+    (found,) = faults_of(tmp_path / "odd.yaml")
+    assert found.startswith(f"odd.yaml: {fault}")
 
 
 @pytest.mark.parametrize("name", packaged_configs())
