@@ -96,11 +96,11 @@ def packaged_aliases() -> dict[str, str]:
 def _find_packaged(name: str) -> ConfigFile:
     stem, known = name.removesuffix(".yaml"), packaged_names()
     if stem not in known:
-        close = difflib.get_close_matches(stem, known, n=3)
+        close = " or ".join(difflib.get_close_matches(stem, known, n=3))
         raise UserError(
-            f"--cfg {name}: no such file, and no packaged config of this name; "
-            + (f"did you mean {' or '.join(close)}?  " if close else "")
-            + f"Packaged are: {', '.join(name for name in known if not name.startswith('tsn_'))}, and every "
+            f"--cfg {name}: {'is a directory' if Path(name).is_dir() else 'no such file'}, and no packaged "
+            f"config of this name{f'; did you mean {close}?' if close else '.'}  "
+            f"Packaged are: {', '.join(name for name in known if not name.startswith('tsn_'))}, and every "
             "row of scripts/zoo.py list"
         )
     entry = resources.files("tsn") / "configs" / f"{stem}.yaml"

@@ -209,6 +209,13 @@ def test_an_unknown_name_is_refused_with_the_packaged_ones():
         UserError, match=r"--cfg k40: no such file, .*did you mean k400.*Packaged are: .*k400.*ucf101"
     ):
         load_config("k40")
+    with pytest.raises(UserError, match=r"--cfg nope.yaml: .* of this name\.  Packaged are: "):
+        load_config("nope.yaml")
+
+
+def test_a_directory_is_no_config(tmp_path):
+    with pytest.raises(UserError, match=rf"--cfg {tmp_path}: is a directory, and no packaged config"):
+        load_config(str(tmp_path))
 
 
 @pytest.mark.parametrize(
