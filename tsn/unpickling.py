@@ -66,7 +66,9 @@ def load_without_executing(path: Path) -> Any:
             f"({_first_telling_line(reason)}); save its state dict alone with torch.save and use that file"
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError, IndexError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: damaged, or not a file written by torch.save ({error})") from error
+        raise UserError(
+            f"{path}: damaged, or not a file written by torch.save; copy it again, or take another"
+        ) from error
 
 
 def _first_telling_line(lines: list[str]) -> str:

@@ -48,10 +48,13 @@ def load_pretrained(model: nn.Module, config: ModelConfig) -> str:
     source = config.pretrained
     if source == "none":
         return "initial weights: random"
-    state = _read_source(source, config.backbone)
-    if config.flow_init == "cross_modality":
-        _average_stem(state, model.state_dict())
-    return f"initial weights: {source}; " + load_weights(model, state, source=source, adapt=True)
+    try:
+        state = _read_source(source, config.backbone)
+        if config.flow_init == "cross_modality":
+            _average_stem(state, model.state_dict())
+        return f"initial weights: {source}; " + load_weights(model, state, source=source, adapt=True)
+    except UserError as error:
+        raise UserError(f"model.pretrained: {error}") from error
 
 
 def _read_source(source: str, backbone: str) -> dict[str, Tensor]:
@@ -62,8 +65,7 @@ def _read_source(source: str, backbone: str) -> dict[str, Tensor]:
         return _read_timm(backbone)
     if source == "swsl" and backbone not in SWSL_ADDRESSES:
         raise UserError(
-            f"model.pretrained: there are no swsl weights for {backbone}; there are some for "
-            f"{', '.join(SWSL_ADDRESSES)}"
+            f"there are no swsl weights for {backbone}; there are some for {', '.join(SWSL_ADDRESSES)}"
         )
     address = SWSL_ADDRESSES[backbone] if source == "swsl" else source
     return read_weights(_download(address) if address.startswith("https://") else Path(address))
@@ -241,8 +243,7 @@ def _read_torchvision(pretrained: str, backbone: str) -> dict[str, Tensor]:
     if name not in versions:
         known = [ours for ours, theirs in IMAGENET_VERSIONS.items() if theirs in versions]
         raise UserError(
-            f"model.pretrained: torchvision has no {pretrained} for {backbone}; it has "
-            f"{', '.join(known) or 'none'}"
+            f"torchvision has no {pretrained} for {backbone}; it has {', '.join(known) or 'none'}"
         )
     return read_weights(_download(versions[name].url))
 
@@ -252,12 +253,12 @@ def _read_timm(backbone: str) -> dict[str, Tensor]:
 
     name = TIMM_NAMES.get(backbone) or backbone.removeprefix("timm/")
     if not timm.is_model_pretrained(name):
-        raise UserError(f"model.pretrained: timm has no weights for {backbone}; use none or a file")
+        raise UserError(f"timm has no weights for {backbone}; use none or a file")
     try:
         network = timm.create_model(name, pretrained=True, num_classes=0)
     except (OSError, RuntimeError) as error:  # of the hub, which knows of no other place for the file
         raise UserError(
-            f"model.pretrained: could not download timm's weights of {name} ({error}); without a network, "
+            f"could not download timm's weights of {name} ({error}); without a network, "
             "set model.pretrained to the path of a checkpoint file"
         ) from error
     return rename_keys(network.state_dict())
@@ -274,7 +275,7 @@ def _download(address: str) -> Path:
             torch.hub.download_url_to_file(address, str(path), digest and digest[1], progress=False)
         except (urllib.error.URLError, OSError, RuntimeError) as error:
             raise UserError(
-                f"model.pretrained: could not download {address} ({error}); without a network, put that file "
+                f"could not download {address} ({error}); without a network, put that file "
                 f"into {folder}, or set model.pretrained to its path"
             ) from error
     return path

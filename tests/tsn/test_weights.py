@@ -65,13 +65,16 @@ def test_public_weights_fill_the_backbone_and_leave_the_last_layer(
 
 
 def test_weights_that_do_not_exist_are_named_with_those_that_do(model):
-    with pytest.raises(UserError, match="no imagenet_v2 for resnet18; it has imagenet_v1"):
+    with pytest.raises(
+        UserError, match=r"^model.pretrained: torchvision has no imagenet_v2 for resnet18; it has imagenet_v1"
+    ):
         load_pretrained(model, resnet18_from("imagenet_v2"))
 
 
 def test_without_a_network_the_error_says_where_to_put_the_file(model, hub):
     with pytest.raises(
-        UserError, match=r"could not download .*resnet18-.*\.pth .*put that file into .*checkpoints"
+        UserError,
+        match=r"^model.pretrained: could not download .*resnet18-.*\.pth .*put that file into .*checkpoints",
     ):
         load_pretrained(model, resnet18_from("imagenet_v1"))
 
@@ -88,7 +91,8 @@ def test_a_downloaded_file_is_checked_by_the_hash_in_its_name(model, hub, monkey
 def test_swsl_weights_are_known_for_some_backbones_only(model):
     config = ModelConfig(num_classes=5, backbone="resnet101", pretrained="swsl")
     with pytest.raises(
-        UserError, match="no swsl weights for resnet101; there are some for resnet18, resnet50"
+        UserError,
+        match=r"^model.pretrained: there are no swsl weights for resnet101; .* for resnet18, resnet50",
     ):
         load_pretrained(model, config)
 
@@ -267,16 +271,26 @@ def test_a_file_that_asks_for_the_system_is_refused(tmp_path):
         read_weights(tmp_path / "evil.pth")
 
 
+def test_faults_of_initial_weights_name_their_key(model, tmp_path):
+    with pytest.raises(UserError, match=r"^model.pretrained: .*nofile.pth: no such checkpoint file"):
+        load_pretrained(model, resnet18_from(tmp_path / "nofile.pth"))
+    torch.save({"conv1.weight": torch.zeros(64, 3, 7, 7)}, tmp_path / "other.pth")
+    with pytest.raises(UserError, match=r"^model.pretrained: .*other.pth: holds the weights of another"):
+        load_pretrained(model, resnet18_from(tmp_path / "other.pth"))
+
+
 def test_files_that_are_no_checkpoints_are_refused(tmp_path):
-    with pytest.raises(UserError, match="no such checkpoint file"):
+    with pytest.raises(UserError, match=r"missing.pth: no such checkpoint file"):
         read_weights(tmp_path / "missing.pth")
     (tmp_path / "text.pth").write_text("hello")
-    with pytest.raises(UserError, match=r"text.pth: damaged, or not a file written by torch.save"):
+    with pytest.raises(
+        UserError, match=r"text.pth: damaged, .* by torch.save; copy it again, or take another$"
+    ):
         read_weights(tmp_path / "text.pth")
     torch.save({"epoch": 3}, tmp_path / "empty.pth")
     with pytest.raises(UserError, match="holds no weights"):
         read_weights(tmp_path / "empty.pth")
     torch.save({"a": torch.zeros(1000)}, tmp_path / "cut.pth")
     (tmp_path / "cut.pth").write_bytes((tmp_path / "cut.pth").read_bytes()[:2000])
-    with pytest.raises(UserError, match=r"cut.pth: damaged"):
+    with pytest.raises(UserError, match=r"cut.pth: damaged, .*; copy it again, or take another$"):
         read_weights(tmp_path / "cut.pth")
