@@ -40,11 +40,15 @@ def read_scores(path: Path) -> Scores:
         UserError: it is no such file, its arrays do not belong together, a name comes twice, or a score is no
             finite number.
     """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file of scores; eval.py --scores writes them")
     try:
         with np.load(path, allow_pickle=False) as arrays:
             names, labels, scores = (arrays[name] for name in ("names", "labels", "scores"))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: is no file of scores, as eval.py --scores writes them ({error})") from error
+    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"{path}: is no file of scores, as eval.py --scores writes them; name such a file"
+        ) from error
     fits = names.ndim == 1 and scores.ndim == 2 and len(names) == len(labels) == len(scores)
     if not fits or (labels.ndim != 1 and labels.shape != scores.shape):
         raise UserError(
