@@ -165,7 +165,7 @@ def _unfit_ends(state: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> di
         reason = f"the last layer ({len(target['fc.bias'])} classes) starts fresh: {had}"
         unfit |= {name: reason for name in _HEAD}
     name = _stem_name(target)
-    if name in state and state[name].shape[1] != target[name].shape[1]:
+    if name in state and state[name].ndim == 4 and state[name].shape[1] != target[name].shape[1]:
         # As in the reference, where the weights of flow networks stay as they were initialised.
         wanted, found = target[name].shape[1], state[name].shape[1]
         unfit[name] = f"the first layer ({wanted} channels) starts fresh: it has {found} channels"
@@ -180,7 +180,7 @@ def _stem_name(target: Mapping[str, Tensor]) -> str:
 def _average_stem(state: dict[str, Tensor], target: Mapping[str, Tensor]) -> None:
     """Cross-modality initialisation: every input channel gets the mean over R, G and B.  arXiv:1608.00859."""
     name = _stem_name(target)
-    if name in state and state[name].shape[1] != target[name].shape[1]:
+    if name in state and state[name].ndim == 4 and state[name].shape[1] != target[name].shape[1]:
         state[name] = state[name].mean(dim=1, keepdim=True).repeat(1, target[name].shape[1], 1, 1)
 
 

@@ -294,3 +294,10 @@ def test_files_that_are_no_checkpoints_are_refused(tmp_path):
     (tmp_path / "cut.pth").write_bytes((tmp_path / "cut.pth").read_bytes()[:2000])
     with pytest.raises(UserError, match=r"cut.pth: damaged, .*; copy it again, or take another$"):
         read_weights(tmp_path / "cut.pth")
+
+
+def test_a_first_layer_of_another_kind_is_named_like_any_other_misfit(model):
+    state = model.state_dict()
+    name = next(name for name, tensor in state.items() if tensor.ndim == 4)
+    with pytest.raises(UserError, match=rf"{name} has shape \(7,\)"):
+        load_weights(model, state | {name: torch.zeros(7)}, source="file", adapt=True)
