@@ -338,6 +338,8 @@ def test_interrupted_it_says_that_the_same_command_goes_on(videos, tmp_path):
         text=True,
         cwd=PROJECT,
         start_new_session=True,
+        # A shell's background job, which this test may run in, ignores Ctrl-C, and its children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     while process.poll() is None and not list(out.rglob("plan.json")):
         time.sleep(0.01)
