@@ -10,6 +10,7 @@ from bench_loader import iter_forever
 from bench_report import Row, Section
 from measuring import rate_for
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
 from torch.utils.flop_counter import FlopCounterMode
 
 import launch
@@ -27,6 +28,20 @@ TEST_COLUMNS = {
 }
 PUBLISHED_VIDEOS_PER_S = {(25, 10): 4.3, (25, 3): 11.1}
 """ResNet-50 of MMAction2's table, model alone at batch 1, by segments and crops."""
+PUBLISHED_G = {
+    ("resnet18", (25, 3, 256, 256)): 59.5,
+    ("resnet50", (6, 3, 256, 256)): 32.3,
+    ("resnet50", (8, 3, 224, 224)): 33.0,
+    ("resnet50", (8, 3, 256, 256)): 43.0,
+    ("resnet50", (16, 3, 224, 224)): 65.9,
+    ("resnet50", (25, 3, 224, 224)): 103.0,
+    ("resnet50", (25, 3, 256, 256)): 134.5,
+    ("resnet50", (25, 10, 224, 224)): 109.9,
+    ("resnet101", (5, 3, 256, 256)): 51.2,
+    ("resnext101_32x4d", (25, 3, 256, 256)): 262.2,
+    ("densenet161", (25, 3, 256, 256)): 255.2,
+}
+"""Giga-operations in MMAction2 0.x, by backbone, and segments, channels, height and width of one crop."""
 
 
 def pick_device() -> torch.device:
@@ -48,42 +63,101 @@ def synthetic_clips(
     return torch.randint(0, 256, (num_videos, views, *shape), dtype=torch.uint8, device=device)
 
 
+def one_crop_clips(config: Config) -> Tensor:
+    """Shape alone, on the meta device: the segments of one test video, one crop of each."""
+    clips = synthetic_clips(config, config.data.test, num_videos=1, device=torch.device("meta"))
+    return clips[:, : config.data.test.num_segments]
+
+
+def frame_shape(clips: Tensor, *, planar: bool) -> tuple[int, int, int, int]:
+    """(views, channels, height, width) of the `clips` that a network takes, as planes or as pixels."""
+    views, *frame = clips.shape[1:]
+    channels, height, width = frame if planar else (frame[2], *frame[:2])
+    return views, channels, height, width
+
+
 def count_macs(model: nn.Module, clips: Tensor) -> float:
     """Multiply-adds of a forward pass; convolutions and matrix products only.
 
     FlopCounterMode counts two operations for each.
     """
-    was_training = model.training
-    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        model.eval()(clips)
-    model.train(was_training)
+    with FlopCounterMode(display=False) as counter:
+        infer(model, clips)
     return counter.get_total_flops() / 2
 
 
+def count_by_published_rule(model: nn.Module, clips: Tensor) -> int:
+    """Operations of a forward pass as the published tables count them, layer by layer.
+
+    What a network computes outside of its layers is not seen.
+    """
+    total = 0
+
+    def add(layer: nn.Module, args: tuple[Any, ...], result: Any) -> None:
+        nonlocal total
+        total += published_cost(layer, args, result)
+
+    with register_module_forward_hook(add):
+        infer(model, clips)
+    return total
+
+
+def published_cost(layer: nn.Module, args: tuple[Any, ...], result: Any) -> int:
+    """What one call of a layer counts for: mmcv's complexity counter, which MMAction2 0.x used.
+
+    It counts the additions of a convolution's bias, but not those of a linear layer's.
+    """
+    match layer:
+        case nn.Conv2d():
+            return result.numel() * (layer.weight[0].numel() + (layer.bias is not None))
+        case nn.Linear():
+            return args[0].numel() * layer.out_features
+        case nn.BatchNorm2d() | nn.GroupNorm() | nn.LayerNorm():
+            return args[0].numel() * (1 if layer.weight is None else 2)
+        case nn.ReLU() | nn.MaxPool2d() | nn.AvgPool2d() | nn.AdaptiveAvgPool2d():
+            return args[0].numel()
+        case _:
+            return 0
+
+
+def infer(model: nn.Module, clips: Tensor) -> None:
+    was_training = model.training
+    with torch.inference_mode():
+        model.eval()(clips)
+    model.train(was_training)
+
+
 def describe_network(named: NamedConfig) -> Section:
-    """Parameters, and multiply-adds of a test view and of the whole protocol."""
+    """Parameters, and the arithmetic of one test video with one crop."""
     config = named.config
-    device = pick_device()
-    model = launch.build_network(config).to(device)
-    clips = synthetic_clips(config, config.data.test, num_videos=1, device=device)
-    one_view = count_macs(model, clips[:, :1])
+    model = launch.build_network(config).to("meta")
+    clips = one_crop_clips(config)
+    shape = frame_shape(clips, planar=model.planar)
+    macs, by_rule = int(count_macs(model, clips)), count_by_published_rule(model, clips)
+    published_g = PUBLISHED_G.get((config.model.backbone, shape))
     columns = {
         "network": "network",
         "parameters_m": "parameters, millions",
-        "views": "views",
-        "macs_per_view_g": "multiply-adds a view, G",
-        "macs_25_views_g": "of 25 views",
+        "frames": "frames",
+        "macs_g": "multiply-adds, G",
+        "by_rule_g": "by the published rule, G",
+        "published_g": "published, G",
     }
     row = {
-        "network": f"{named.name}: {config.model.backbone} at {config.data.test.crop_size}",
+        "network": f"{named.name}: {config.model.backbone}",
         "parameters_m": sum(p.numel() for p in model.parameters()) / 1e6,
-        "views": clips.shape[1],
-        "macs_per_view_g": one_view / 1e9,
-        "macs_25_views_g": 25 * one_view / 1e9,
+        "frames": " x ".join(map(str, shape)),
+        "macs": macs,
+        "macs_g": f"{macs / 1e9:.1f}",
+        "by_rule": by_rule,
+        "by_rule_g": f"{by_rule / 1e9:.1f}",
+        "published_g": None if published_g is None else str(published_g),
     }
     note = (
-        "Convolutions and matrix products, as torch's FlopCounterMode counts them; the published 103.0 G for "
-        "ResNet-50 (25 x 224 x 224) counts normalisation, activation and pooling, too."
+        "One video, one crop: segments x channels x height x width. Multiply-adds are those of convolutions "
+        "and matrix products, as torch's FlopCounterMode counts them. The published rule sees layers only: "
+        "convolutions with their bias, linear layers without, two for each input of a normalisation, one for "
+        "each input of a ReLU or pooling."
     )
     return Section("Network", columns, note, [row])
 
