@@ -21,7 +21,7 @@ from dali_pipes.graph_math import FLOAT, LINEAR, UINT8, constant, int32, stack
 class CpuCropper:
     """The function that the graph calls on the CPU with a batch of decoded samples, an entry a sample."""
 
-    def __init__(self, *, crop_size: int, invert_mirrored_x: bool, num_threads: int):
+    def __init__(self, *, crop_size: tuple[int, int], invert_mirrored_x: bool, num_threads: int):
         self.crop_size = crop_size
         self.invert_mirrored_x = invert_mirrored_x
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="crops")
@@ -50,34 +50,44 @@ def crop_frames(
     windows: np.ndarray,
     flips: np.ndarray,
     *,
-    crop_size: int,
+    crop_size: tuple[int, int],
     invert_mirrored_x: bool = False,
 ) -> np.ndarray:
-    """Scale frames, cut windows out of them, scale each window to a square, mirror some.
+    """Scale frames, cut windows out of them, scale each window to the crop size, mirror some.
 
     Args:
         frames: (T, H, W, C) uint8; C is 3, or 1 for the pictures of flow, x and y in turn.
         scaled_size: (2,), width and height that frames are scaled to first; skipped where they have it.
         windows: (num_crops, 4), x1, y1, x2, y2 in the scaled frame, half-open.
         flips: (num_crops,), nonzero where the crop is mirrored.
-        crop_size: side of the result in pixels.
+        crop_size: (crop_width, crop_height) of the result in pixels.
         invert_mirrored_x: every second picture is horizontal flow, which changes its sign when mirrored.
 
     Returns:
-        (num_crops * T, crop_size, crop_size, C) uint8, crop after crop.
+        (num_crops * T, crop_height, crop_width, C) uint8, crop after crop.
+
+    Raises:
+        ValueError: a window reaches beyond the frame.
     """
     num_frames, channels = len(frames), frames.shape[-1]
-    crops = np.empty((len(windows) * num_frames, crop_size, crop_size, channels), np.uint8)
+    crop_width, crop_height = crop_size
+    crops = np.empty((len(windows) * num_frames, crop_height, crop_width, channels), np.uint8)
     width, height = map(int, scaled_size)
     boxes = [tuple(map(int, window)) for window in windows]
+    for x1, y1, x2, y2 in boxes:
+        if not (0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height):
+            raise ValueError(
+                f"window x {x1}-{x2}, y {y1}-{y2} does not lie inside a frame of {width} x {height}: choose "
+                "a smaller crop_size, or scale frames to a larger size"
+            )
     for number, frame in enumerate(frames):
         if frame.shape[:2] != (height, width):
             frame = _resize(frame, width, height)
         for crop, (x1, y1, x2, y2) in enumerate(boxes):
             target = crops[crop * num_frames + number]
             patch = frame[y1:y2, x1:x2]
-            if patch.shape[:2] != (crop_size, crop_size):
-                patch = _resize(patch, crop_size, crop_size)
+            if patch.shape[:2] != (crop_height, crop_width):
+                patch = _resize(patch, crop_width, crop_height)
             if flips[crop]:
                 cv2.flip(patch, 1, dst=target)
                 if invert_mirrored_x and number % 2 == 0:
@@ -99,7 +109,7 @@ def graph_crops(
     flips: DataNode,
     *,
     num_crops: int,
-    crop_size: int,
+    crop_size: tuple[int, int],
     resize_windows: bool,
     invert_mirrored_x: bool = False,
 ) -> DataNode:
@@ -120,11 +130,11 @@ def graph_crops(
         shape = stack(window[3] - window[1], window[2] - window[0])
         crop: Any = fn.slice(scaled, start, shape, axis_names="HW")
         if resize_windows:
-            crop = fn.resize(crop, size=[crop_size, crop_size], interp_type=LINEAR, antialias=False)
+            crop = fn.resize(crop, size=[crop_size[1], crop_size[0]], interp_type=LINEAR, antialias=False)
         mirrored = int32(flips[number])
         crop = fn.flip(crop, horizontal=mirrored)
         if invert_mirrored_x:
-            crop = _inverted_x(crop, mirrored, crop_size)
+            crop = _inverted_x(crop, mirrored, *crop_size)
         crops.append(crop)
     joined: Any = crops[0] if num_crops == 1 else fn.cat(*crops, axis=0)
     return joined
@@ -142,10 +152,27 @@ def color_jitter(clips: DataNode, strength: float) -> DataNode:
     return fn.color_twist(clips, brightness=brightness, contrast=contrast, saturation=saturation)
 
 
-def _inverted_x(crop: DataNode, mirrored: DataNode, crop_size: int) -> DataNode:
+def scaled_flow(
+    pictures: DataNode, factors: tuple[DataNode, DataNode], *, crop_size: tuple[int, int]
+) -> DataNode:
+    """Displacements multiplied by the factor by which their frame was scaled: adjust_magnitude.
+
+    Args:
+        pictures: (P, H, W, 1) uint8, x and y in turn; 128 is no motion.
+        factors: in x and in y, FLOAT64 scalars.
+
+    Returns (P / 2, 2, H, W) float32 on the same scale; not rounded, and not clipped to 0..255.
+    """
+    factor = fn.reshape(fn.cast(stack(*factors), dtype=FLOAT), shape=[1, 2, 1, 1])
+    pairs = fn.reshape(pictures, shape=[-1, 2, crop_size[1], crop_size[0]], layout="")
+    factor = factor.gpu() if pictures.device == "gpu" else factor
+    return (fn.cast(pairs, dtype=FLOAT) - 128.0) * factor + 128.0
+
+
+def _inverted_x(crop: DataNode, mirrored: DataNode, crop_width: int, crop_height: int) -> DataNode:
     """255 - value in every second picture, beginning with the first, where `mirrored` is 1."""
     x_only = constant(np.array([255, 0], np.int32).reshape(1, 2, 1, 1))
     mask = fn.cast(x_only * mirrored, dtype=UINT8)
-    pairs = fn.reshape(crop, shape=[-1, 2, crop_size, crop_size], layout="")
+    pairs = fn.reshape(crop, shape=[-1, 2, crop_height, crop_width], layout="")
     pairs = pairs ^ (mask.gpu() if crop.device == "gpu" else mask)  # x ^ 255 is 255 - x
-    return fn.reshape(pairs, shape=[-1, crop_size, crop_size, 1], layout="FHWC")
+    return fn.reshape(pairs, shape=[-1, crop_height, crop_width, 1], layout="FHWC")

@@ -268,6 +268,7 @@ def _spec(
         device_id=local_rank if has_gpu else None,
         num_threads=data.num_threads or max(1, cores // local_world_size),
         prefetch=data.prefetch,
+        scale_flow=data.scale_flow,
     )
 
 
@@ -278,14 +279,15 @@ def _check_split(directory: Path, manifest: Manifest, split: TrainDataConfig | E
     fixed = isinstance(split, EvalDataConfig) or split.crop == "center"
     if not fixed:
         return
-    short_side = split.short_side or manifest.min_short_side
-    if short_side < split.crop_size:
-        raise ShardError(
-            f"{directory}: frames with a short side of {short_side} pixels are smaller than crop_size "
-            f"{split.crop_size}: set short_side, or a smaller crop_size"
-        )
-    if isinstance(split, EvalDataConfig) and split.num_crops == 3 and split.short_side is None:
-        raise ShardError(f"{directory}: 3 crops need short_side, equal to crop_size {split.crop_size}")
+    if split.frame_size is None and split.short_side is None:
+        room = (manifest.min_width, manifest.min_height)
+        if any(side > pixels for side, pixels in zip(split.crop_size, room, strict=True)):
+            raise ShardError(
+                f"{directory}: frames as small as {room[0]} x {room[1]} are smaller than crop_size "
+                f"{list(split.crop_size)}: set short_side, or a smaller crop_size"
+            )
+        if isinstance(split, EvalDataConfig) and split.num_crops == 3:
+            raise ShardError(f"{directory}: 3 crops need short_side, equal to crop_size, or frame_size")
 
 
 def _class_balance(spec: PipelineSpec) -> ClassBalance | None:

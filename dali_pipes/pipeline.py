@@ -14,13 +14,14 @@ from nvidia.dali.data_node import DataNode
 from nvidia.dali.pipeline import Pipeline, pipeline_def
 
 from dali_pipes import sampling, windows
-from dali_pipes.crops import CpuCropper, color_jitter, graph_crops
+from dali_pipes.crops import CpuCropper, color_jitter, graph_crops, scaled_flow
 from dali_pipes.graph_math import (
     BOOL,
     GRAY,
     RGB,
     UINT8,
     constant,
+    float64,
     hashed_fractions,
     random_fractions,
     stack,
@@ -50,6 +51,7 @@ class PipelineSpec:
         device: where frames are decoded and cropped, "cpu" or "gpu".
         device_id: the GPU that the batches are delivered on; None without one.
         num_threads, prefetch: DALI's threads, and batches ahead.
+        scale_flow: displacements change with the size of their frame.
         hw_decoder_load: share of the pictures that the GPU's JPEG engines take, where it has some.
     """
 
@@ -62,6 +64,7 @@ class PipelineSpec:
     device_id: int | None
     num_threads: int
     prefetch: int
+    scale_flow: bool = False
     hw_decoder_load: float = 0.65  # DALI's own default
 
     @property
@@ -88,8 +91,14 @@ class PipelineSpec:
     @property
     def frames_per_video(self) -> int:
         """Frames that are decoded of each video, T."""
-        positions = sampling.DENSE_POSITIONS if self.data.sampling == "dense" and not self.training else 1
-        return positions * self.data.num_segments * self.data.clip_len
+        return self.data.num_clips * self.data.clip_len
+
+    @property
+    def changes_size(self) -> bool:
+        """Frames have to be scaled before they are cropped."""
+        if self.data.frame_size is not None or self.data.short_side is None:
+            return self.data.frame_size is not None
+        return {self.manifest.min_short_side, self.manifest.max_short_side} != {self.data.short_side}
 
 
 def build_pipeline(
@@ -133,7 +142,13 @@ def _graph(spec: PipelineSpec, units: UnitReader, cropper: CpuCropper, files: Se
     meta = members["meta.npy"]
     sample_id, width, height = (meta[META[name]] for name in ("sample_id", "width", "height"))
     frame_indices = _frame_indices(spec, members, sample_id)
-    scaled_size = windows.scaled_size(width, height, spec.data.short_side)
+    scaled_size = windows.scaled_size(
+        width,
+        height,
+        short_side=spec.data.short_side,
+        frame_size=spec.data.frame_size,
+        keep_aspect=spec.data.keep_aspect,
+    )
     boxes, flips = _windows_and_flips(spec, *scaled_size, sample_id)
     frames = _decode(spec, members, frame_indices, units)
     clips = _crop(spec, frames, (width, height), scaled_size, boxes, flips, cropper)
@@ -188,23 +203,33 @@ def _frame_indices(spec: PipelineSpec, members: dict[str, DataNode], sample_id: 
 def _sample(spec: PipelineSpec, num_frames: DataNode, sample_id: DataNode) -> DataNode:
     """(T,) INT32; what is random in testing depends on the sample alone, so that no rank can change it."""
     data = spec.data
-    clips = {
+    clips: dict[str, Any] = {
         "num_segments": data.num_segments,
         "clip_len": data.clip_len,
         "frame_interval": data.frame_interval,
+        "past_end": data.past_end,
     }
-    match data.sampling, spec.training:
-        case "segments", True:
-            return sampling.random_segments(num_frames, random_fractions(data.num_segments), **clips)
-        case "segments", False:
-            return sampling.middle_segments(num_frames, **clips)
-        case "dense", True:
-            return sampling.random_dense(num_frames, random_fractions(1), **clips)
-        case "dense", False:
-            return sampling.all_dense(num_frames, **clips)
-        case _:
+    if isinstance(data, TrainDataConfig):
+        if data.sampling == "dense":
+            return sampling.random_dense(
+                num_frames, random_fractions(1), dense_range=data.dense_range, **clips
+            )
+        return sampling.random_segments(num_frames, random_fractions(data.num_segments), **clips)
+    match data.sampling:
+        case "segments":
+            frames = sampling.middle_segments(num_frames, twice=data.twice, **clips)
+        case "spread":
+            frames = sampling.spread_segments(num_frames, twice=data.twice, **clips)
+        case "dense":
+            return sampling.all_dense(
+                num_frames, dense_range=data.dense_range, num_positions=data.dense_positions, **clips
+            )
+        case "random_segments":
             fractions = hashed_fractions(sample_id, data.num_segments)
             return sampling.random_segments(num_frames, fractions, **clips)
+    if data.twice:  # of a video that is too short for it all clips come once: shown twice they have one mean
+        frames = fn.cat(frames, frames, axis=0)[: spec.frames_per_video]
+    return frames
 
 
 def _windows_and_flips(
@@ -290,32 +315,51 @@ def _crop(
     cropper: CpuCropper,
 ) -> DataNode:
     """One video of `Batch.clips`: (V, H, W, 3), or of flow (V, 2 * clip_len, H, W)."""
-    side = spec.data.crop_size
+    size_of_crop = spec.data.crop_size
     if spec.device == "cpu":
         sizes = stack(*size, *scaled_size)
         clips: Any = fn.python_function(frames, sizes, boxes, flips, function=cropper, batch_processing=True)
     else:
         frames = fn.slice(frames, start=[0, 0], shape=stack(size[1], size[0]), axis_names="HW")
-        stored, short_side = (
-            {spec.manifest.min_short_side, spec.manifest.max_short_side},
-            spec.data.short_side,
-        )
         clips = graph_crops(
             frames,
-            scaled_size if short_side is not None and stored != {short_side} else None,
+            scaled_size if spec.changes_size else None,
             boxes,
             flips,
             num_crops=spec.num_crops,
-            crop_size=side,
+            crop_size=size_of_crop,
             resize_windows=spec.training,
             invert_mirrored_x=spec.is_flow and spec.training,
         )
     if spec.is_flow:
-        planes: Any = fn.reshape(clips, shape=[-1, 2 * spec.data.clip_len, side, side], layout="")
+        width, height = size_of_crop
+        if spec.scale_flow:
+            clips = scaled_flow(clips, _flow_factors(spec, size, scaled_size, boxes), crop_size=size_of_crop)
+        planes: Any = fn.reshape(clips, shape=[-1, 2 * spec.data.clip_len, height, width], layout="")
         return planes
     if isinstance(spec.data, TrainDataConfig) and spec.data.color_jitter:
         return color_jitter(clips, spec.data.color_jitter)
     return clips
+
+
+def _flow_factors(
+    spec: PipelineSpec,
+    size: tuple[DataNode, DataNode],
+    scaled_size: tuple[DataNode, DataNode],
+    boxes: DataNode,
+) -> tuple[DataNode, DataNode]:
+    """By what the width and the height of a displacement change from the stored frame to the crop, FLOAT64.
+
+    All windows of a video have one size.
+    """
+    x_factor, y_factor = (
+        float64(scaled_size[axis])
+        / float64(size[axis])
+        * float64(spec.data.crop_size[axis])
+        / float64(boxes[0][axis + 2] - boxes[0][axis])
+        for axis in range(2)
+    )
+    return x_factor, y_factor
 
 
 def _labels(labels: DataNode, manifest: Manifest) -> DataNode:

@@ -58,8 +58,8 @@ def synthetic_clips(
 ) -> Tensor:
     """Noise in the shape of a batch of `data`: (N, V, H, W, 3) uint8, of flow (N, V, 2 * clip_len, H, W)."""
     views = data.num_views if isinstance(data, EvalDataConfig) else data.num_segments
-    side = data.crop_size
-    shape = (2 * data.clip_len, side, side) if config.model.modality == "flow" else (side, side, 3)
+    width, height = data.crop_size
+    shape = (2 * data.clip_len, height, width) if config.model.modality == "flow" else (height, width, 3)
     return torch.randint(0, 256, (num_videos, views, *shape), dtype=torch.uint8, device=device)
 
 

@@ -109,7 +109,7 @@ class PipelineContender:
             batch_size=BATCH_SIZE,
             short_side=None,
             crop="random_resized",
-            crop_size=CROP_SIZE,
+            crop_size=(CROP_SIZE, CROP_SIZE),
         )
         unused = EvalDataConfig(shards=str(shards))
         data = DataConfig(train=train, val=unused, test=unused, device="cpu", num_threads=NUM_WORKERS)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 import launch
 from tsn.checkpoint import file_sha256, is_ours, parse_checkpoint
-from tsn.config import DENSE_POSITIONS, Config
+from tsn.config import Config
 from tsn.config_io import NamedConfig, config_from_dict, config_to_dict, load_config
 from tsn.distributed import World
 from tsn.engine import Predictions, evaluate
@@ -165,7 +165,8 @@ def choose_protocol(args: argparse.Namespace, stored: NamedConfig | None) -> Nam
         if not sized and read().config.data.test.num_crops != args.test_crops:
             # Read with a crop that fits everything: only short_side and the training's crop_size are wanted.
             data = read(*args.overrides, "data.test.num_crops=1", "data.test.crop_size=1").config.data
-            size = data.test.short_side if args.test_crops == 3 else data.train.crop_size
+            short_side = min(data.test.frame_size) if data.test.frame_size else data.test.short_side
+            size = short_side if args.test_crops == 3 else list(data.train.crop_size)
             flags.append(f"data.test.crop_size={size}")
     return read(*flags, *args.overrides)
 
@@ -175,11 +176,18 @@ def describe_protocol(config: Config, num_samples: int) -> str:
     clips = {
         "segments": f"{test.num_segments} segments",
         "random_segments": f"{test.num_segments} segments at random",
-        "dense": f"{test.num_segments} clips from each of {DENSE_POSITIONS} places",
+        "dense": f"{test.num_segments} clips from each of {test.dense_positions} places",
+        "spread": f"{test.num_segments} clips from start to end",
     }
+    width, height = test.crop_size
+    frames = f"short side {test.short_side or 'as stored'}"
+    if test.frame_size:
+        frames = (
+            f"frames {'inside' if test.keep_aspect else 'of'} {test.frame_size[0]} x {test.frame_size[1]}"
+        )
     return (
-        f"testing {num_samples} videos of {test.shards}: {clips[test.sampling]} x {test.num_crops} "
-        f"crops of {test.crop_size} x {test.crop_size}, short side {test.short_side or 'as stored'}"
+        f"testing {num_samples} videos of {test.shards}: {clips[test.sampling]}{' x 2' * test.twice} x "
+        f"{test.num_crops} crops of {width} x {height}, {frames}"
     )
 
 

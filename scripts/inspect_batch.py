@@ -3,7 +3,7 @@
 `--picture` writes a contact sheet.  A row is one crop of one video, a column one frame.  Above a row stand
 the video's id, name and labels and its window, in each picture its frame number.  In training a video has
 one row; with 10 crops it has 10, in the order in which the model gets them.  Of more frames than `--columns`,
-evenly spread ones are shown.
+evenly spread ones are shown.  Of optical flow red is motion in x, green in y; no motion is grey.
 
 `--dump` writes the same videos with all their frames as arrays: names, labels, sample_ids, frame_indices,
 windows, flips and clips, shaped as in `dali_pipes.loader.Batch`.
@@ -55,7 +55,23 @@ class Videos:
     flips: np.ndarray
     """(N, num_crops) bool."""
     clips: np.ndarray
-    """(N, num_crops * T, H, W, 3) uint8, crop after crop."""
+    """(N, num_crops * T, H, W, 3) uint8, crop after crop; of flow as in `dali_pipes.loader.Batch`."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the crops."""
+        height, width = self.clips.shape[2:4] if self.clips.shape[-1] == 3 else self.clips.shape[3:5]
+        return width, height
+
+    def pictures(self, video: int) -> np.ndarray:
+        """(num_crops * T, H, W, 3) uint8 of a video."""
+        clips = self.clips[video]
+        if clips.shape[-1] == 3:
+            return clips
+        planes = (
+            clips.reshape(-1, 2, *clips.shape[-2:]).clip(0, 255).astype(np.uint8)
+        )  # (frame, x or y, H, W)
+        return np.stack([planes[:, 0], planes[:, 1], np.full_like(planes[:, 0], 128)], axis=-1)
 
     def heading(self, video: int, classes: tuple[str, ...] | None) -> str:
         """Id, name and labels of a video."""
@@ -73,7 +89,7 @@ class Videos:
         return Row(
             description=f"{number}x {x1}-{x2}, y {y1}-{y2} ({x2 - x1} x {y2 - y1}){mirrored}",
             frame_indices=self.frame_indices[video],
-            frames=self.clips[video, crop * num_frames : (crop + 1) * num_frames],
+            frames=self.pictures(video)[crop * num_frames : (crop + 1) * num_frames],
         )
 
 
@@ -104,14 +120,16 @@ def draw_sheet(videos: Videos, classes: tuple[str, ...] | None, title: str, max_
     columns = np.unique(np.linspace(0, num_frames - 1, min(max_columns, num_frames)).round().astype(int))
     if len(columns) < num_frames:
         title += f", {len(columns)} of {num_frames} frames"
-    tile = int(np.clip(videos.clips.shape[2], MIN_TILE, MAX_TILE))
+    width, height = videos.size
+    scale = np.clip(width, MIN_TILE, MAX_TILE) / width
+    tile = (round(width * scale), round(height * scale))
     font = ImageFont.load_default(14)
     headings = [videos.heading(video, classes) for video in range(num_videos)]
     text_width = max(int(font.getlength(text)) for text in (title, *headings))
-    row_height = LINE + tile + GAP
+    row_height = LINE + tile[1] + GAP
     video_height = LINE + num_crops * row_height + MARGIN
-    width = 2 * MARGIN + max(len(columns) * (tile + GAP), text_width)
-    sheet = Image.new("RGB", (width, 2 * LINE + MARGIN + num_videos * video_height), PAPER)
+    sheet_width = 2 * MARGIN + max(len(columns) * (tile[0] + GAP), text_width)
+    sheet = Image.new("RGB", (sheet_width, 2 * LINE + MARGIN + num_videos * video_height), PAPER)
     draw = ImageDraw.Draw(sheet)
     draw.text((MARGIN, MARGIN), title, INK, font)
     for video, heading in enumerate(headings):
@@ -122,13 +140,13 @@ def draw_sheet(videos: Videos, classes: tuple[str, ...] | None, title: str, max_
     return sheet
 
 
-def draw_row(sheet: Image.Image, top: int, row: Row, columns: np.ndarray, tile: int) -> None:
-    """One crop of one video: its window, and its frames at `columns` as squares of `tile` pixels."""
+def draw_row(sheet: Image.Image, top: int, row: Row, columns: np.ndarray, tile: tuple[int, int]) -> None:
+    """One crop of one video: its window, and its frames at `columns`, scaled to the size `tile`."""
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
     draw.text((MARGIN, top), row.description, FAINT, font)
     for column, frame in enumerate(columns):
-        left, bottom = MARGIN + column * (tile + GAP), top + LINE + tile
-        sheet.paste(Image.fromarray(row.frames[frame]).resize((tile, tile)), (left, top + LINE))
+        left, bottom = MARGIN + column * (tile[0] + GAP), top + LINE + tile[1]
+        sheet.paste(Image.fromarray(row.frames[frame]).resize(tile), (left, top + LINE))
         caption = f"frame {row.frame_indices[frame]}"
         draw.rectangle((left, bottom - 17, left + draw.textlength(caption, font) + 8, bottom - 1), fill=INK)
         draw.text((left + 4, bottom - 16), caption, PAPER, font)

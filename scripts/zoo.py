@@ -24,7 +24,7 @@ import torch
 import launch
 from shards.manifest import ShardError
 from shards.synthetic import SyntheticKind, write_synthetic
-from tsn.config import DENSE_POSITIONS, Config, EvalDataConfig
+from tsn.config import Config, EvalDataConfig
 from tsn.config_io import NamedConfig, config_from_dict, config_to_dict
 from tsn.data import Loader
 from tsn.distributed import World
@@ -166,7 +166,7 @@ def make_trial(name: str, config: Config, folder: Path, *, full_size: bool) -> T
         is_training = any(split is one for one in trained)
         split["batch_size"] = BATCH_SIZE if is_training else 1
         if not full_size:
-            split["crop_size"] = round(split["crop_size"] / SHRINK)
+            split["crop_size"] = [round(side / SHRINK) for side in split["crop_size"]]
             split["short_side"] = split["short_side"] and round(split["short_side"] / SHRINK)
         is_image = is_training and split is not splits["train"] and split["num_segments"] == 1
         kind = SyntheticKind(
@@ -279,11 +279,10 @@ def count_views(run: Run, config: Config, split: Literal["val", "test"], world: 
 
 def clip_shape(config: Config, data: EvalDataConfig) -> tuple[int, ...]:
     """Shape of a video as it enters the network: segments x positions x crops, and the size of each view."""
-    positions = DENSE_POSITIONS if data.sampling == "dense" else 1
-    num_clips = data.num_segments * positions * data.num_crops
+    width, height = data.crop_size
     if config.model.modality == "flow":
-        return (num_clips, 2 * data.clip_len, data.crop_size, data.crop_size)
-    return (num_clips * data.clip_len, data.crop_size, data.crop_size, 3)
+        return (data.num_views, 2 * data.clip_len, height, width)
+    return (data.num_views * data.clip_len, height, width, 3)
 
 
 def convert_there_and_back(run: Run, config: Config, folder: Path) -> int:

@@ -8,21 +8,23 @@ COMMON = {"num_segments": 2, "short_side": None, "crop_size": 48, "batch_size": 
 TRAIN = COMMON | {"crop": "center", "flip": 0.0, "shuffle_buffer": 16}
 
 
-def config(train: dict, test: dict, device: str, verify: bool = False) -> DataConfig:
+def config(train: dict, test: dict, **options) -> DataConfig:
     split = EvalDataConfig(**test)
-    return DataConfig(TrainDataConfig(**train), split, split, device=device, num_threads=1, verify=verify)
+    return DataConfig(TrainDataConfig(**train), split, split, num_threads=1, **options)
 
 
-def train_loader(directory, *, seed=0, rank=0, world_size=1, device="cpu", verify=False, **split) -> Loader:
+def train_loader(
+    directory, *, seed=0, rank=0, world_size=1, device="cpu", verify=False, scale_flow=False, **split
+) -> Loader:
     shards = {"shards": str(directory)}
-    data = config(shards | TRAIN | split, shards, device, verify)
+    data = config(shards | TRAIN | split, shards, device=device, verify=verify, scale_flow=scale_flow)
     place = {"rank": rank, "world_size": world_size, "local_rank": 0, "local_world_size": 1}
     return build_train_loader(data, seed=seed, **place)
 
 
-def eval_loader(directory, *, rank=0, world_size=1, **split) -> Loader:
+def eval_loader(directory, *, rank=0, world_size=1, scale_flow=False, **split) -> Loader:
     shards = {"shards": str(directory)}
-    data = config(shards, shards | COMMON | split, "cpu")
+    data = config(shards, shards | COMMON | split, device="cpu", scale_flow=scale_flow)
     place = {"rank": rank, "world_size": world_size, "local_rank": 0, "local_world_size": 1}
     return build_eval_loader(data, data.test, **place)
 

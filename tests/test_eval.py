@@ -124,7 +124,9 @@ def protocol_of(evaluate, run, tmp_path, *arguments) -> tuple[int, int, int]:
     out = tmp_path / "r.json"
     evaluate(["--checkpoint", str(run / "run" / "last.pt"), "--out", str(out), "--overwrite", *arguments])
     test = read(out)["config"]["data"]["test"]
-    return test["num_segments"], test["num_crops"], test["crop_size"]
+    width, height = test["crop_size"]
+    assert width == height
+    return test["num_segments"], test["num_crops"], width
 
 
 def test_crops_and_segments_of_the_command_line_bring_the_crop_size_of_the_reference(run, evaluate, tmp_path):
@@ -139,6 +141,8 @@ def test_crops_and_segments_of_the_command_line_bring_the_crop_size_of_the_refer
     assert protocol_of(evaluate, run, tmp_path, *cfg, "--test-crops", "1") == (2, 1, 224), "nothing changes"
     sized = [*cfg, "data.test.crop_size=160", "--test-crops", "10"]
     assert protocol_of(evaluate, run, tmp_path, *sized) == (2, 10, 160)
+    framed = [*cfg, "data.test.frame_size=[300,250]", "--test-crops", "3"]
+    assert protocol_of(evaluate, run, tmp_path, *framed) == (2, 3, 250)
     # Without --cfg the checkpoint's own config is the base.
     assert protocol_of(evaluate, run, tmp_path, "--test-crops", "3") == (2, 3, 256)
 

@@ -5,9 +5,9 @@ use it. `tsn.config_io` reads YAML and `section.key=value` overrides into these 
 fault at once.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 _closed = ConfigDict(extra="forbid")
@@ -22,14 +22,25 @@ def _known_backbone(name: str) -> str:
     raise ValueError(f"{', '.join(BACKBONES)}, timm/NAME or torchvision/NAME")
 
 
-DENSE_POSITIONS = 10
-"""Places from which dense sampling starts in testing."""
-
 PositiveInt = Annotated[int, Field(ge=1)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Size = tuple[PositiveInt, PositiveInt]
+"""[width, height] in pixels."""
+
+
+def _square(value: Any) -> Any:
+    """One number, as configs have it, is the side of a square."""
+    if isinstance(value, list | tuple):
+        return tuple(value)
+    if isinstance(value, int) and value >= 1 and not isinstance(value, bool):
+        return value, value
+    raise ValueError("a whole number of at least 1, or [width, height]")
+
+
+CropSize = Annotated[Size, BeforeValidator(_square)]
 
 
 @dataclass(frozen=True, config=_closed)
@@ -71,21 +82,29 @@ class TrainDataConfig:
     frame_interval: PositiveInt = 1
     """Source frames from one frame of a clip to the next."""
     sampling: Literal["segments", "dense"] = "segments"
-    """segments: one clip from each equal part.  dense: clips spread over 64 consecutive frames."""
+    """segments: one clip from each equal part.  dense: clips spread over `dense_range` frames."""
+    dense_range: PositiveInt = 64
+    """Consecutive frames over which dense sampling spreads the clips."""
+    past_end: Literal["loop", "repeat_last"] = "loop"
+    """What a clip shows that runs past the end of its video: its start again, or the clip's last frame."""
     batch_size: PositiveInt = 32
     """Videos per rank and forward pass."""
     short_side: PositiveInt | None = 256
     """Pixels; frames are scaled to this short side before the window is drawn.  null: kept as stored."""
+    frame_size: Size | None = None
+    """[width, height], which replaces short_side: frames are scaled to exactly this size."""
+    keep_aspect: bool = False
+    """frame_size is a box: frames keep their aspect and are scaled to fit into it, lying or standing."""
     crop: Literal["multi_scale", "random_resized", "center"] = "multi_scale"
     """How the crop window is drawn: MultiScaleCrop, RandomResizedCrop, or always the centre."""
-    crop_size: PositiveInt = 224
-    """Pixels; the crop window is scaled to this square."""
+    crop_size: CropSize = (224, 224)
+    """Pixels; the crop window is scaled to this square, or to [width, height]."""
     scales: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (1.0, 0.875, 0.75, 0.66)
     """MultiScaleCrop: window sizes as fractions of the short side."""
     max_scale_gap: NonNegativeInt = 1
     """MultiScaleCrop: how many places in `scales` width and height may lie apart."""
-    num_fixed_crops: Literal[5, 13] = 5
-    """MultiScaleCrop: corners and centre (5), or these and eight places between them (13)."""
+    num_fixed_crops: Literal[5, 13] | None = 5
+    """MultiScaleCrop: at corners and centre (5), or also at eight places between (13).  null: anywhere."""
     area_range: tuple[PositiveFloat, PositiveFloat] = (0.08, 1.0)
     """RandomResizedCrop: window area as a fraction of the frame's."""
     aspect_range: tuple[PositiveFloat, PositiveFloat] = (3 / 4, 4 / 3)
@@ -102,6 +121,11 @@ class TrainDataConfig:
     shuffle_buffer: PositiveInt = 4096
     """Samples that the reader keeps to draw from; packing has shuffled over the whole split already."""
 
+    @property
+    def num_clips(self) -> int:
+        """Clips that are read of each video."""
+        return self.num_segments
+
 
 @dataclass(frozen=True, config=_closed)
 class EvalDataConfig:
@@ -113,15 +137,28 @@ class EvalDataConfig:
     """Consecutive frames in a clip: 1 for RGB."""
     frame_interval: PositiveInt = 1
     """Source frames from one frame of a clip to the next."""
-    sampling: Literal["segments", "dense", "random_segments"] = "segments"
-    """segments: the middle of each equal part.  dense: clips spread over 64 frames, from 10 places.
-    random_segments: a random clip of each part, the same in every run."""
+    sampling: Literal["segments", "spread", "dense", "random_segments"] = "segments"
+    """segments: the middle of each equal part.  spread: from the start of the video to its end, as MMAction2
+    1.x tests clips of several frames.  dense: clips spread over `dense_range` frames, from `dense_positions`
+    places.  random_segments: a random clip of each part, the same in every run."""
+    twice: bool = False
+    """Twice as many clips.  segments: also the start of each part.  spread: as many again, from the start."""
+    dense_range: PositiveInt = 64
+    """Consecutive frames over which dense sampling spreads the clips."""
+    dense_positions: PositiveInt = 10
+    """Places from which dense sampling starts."""
+    past_end: Literal["loop", "repeat_last"] = "loop"
+    """What a clip shows that runs past the end of its video: its start again, or the clip's last frame."""
     batch_size: PositiveInt = 8
     """Videos per rank and forward pass; changes speed and memory, never a result."""
     short_side: PositiveInt | None = 256
     """Pixels; frames are scaled to this short side before cropping.  null: the stored size is kept."""
-    crop_size: PositiveInt = 224
-    """Pixels; side of the square crops."""
+    frame_size: Size | None = None
+    """[width, height], which replaces short_side: frames are scaled to exactly this size."""
+    keep_aspect: bool = False
+    """frame_size is a box: frames keep their aspect and are scaled to fit into it, lying or standing."""
+    crop_size: CropSize = (224, 224)
+    """Pixels; side of the square crops, or [width, height]."""
     num_crops: Literal[1, 3, 10] = 1
     """1: centre.  3: both ends and middle of the long side (crop_size must equal short_side).
     10: corners and centre, each followed by its mirror image."""
@@ -129,9 +166,15 @@ class EvalDataConfig:
     """The only crop (num_crops 1) lies at a random place, the same in every run, instead of the centre."""
 
     @property
+    def num_clips(self) -> int:
+        """Clips that are read of each video."""
+        positions = self.dense_positions if self.sampling == "dense" else 1
+        return self.num_segments * positions * (2 if self.twice else 1)
+
+    @property
     def num_views(self) -> int:
         """Inputs of the network per video: clips times crops."""
-        return self.num_segments * (DENSE_POSITIONS if self.sampling == "dense" else 1) * self.num_crops
+        return self.num_clips * self.num_crops
 
 
 @dataclass(frozen=True, config=_closed)
@@ -151,6 +194,8 @@ class DataConfig:
     test: EvalDataConfig
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """Where DALI decodes and crops.  auto: the GPU where there is one."""
+    scale_flow: bool = False
+    """Flow is multiplied by the factor by which its frame and window were scaled (adjust_magnitude)."""
     num_threads: NonNegativeInt = 0
     """DALI's CPU threads per rank.  0: this machine's cores divided by the ranks on it."""
     prefetch: PositiveInt = 2

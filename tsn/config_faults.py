@@ -179,11 +179,13 @@ def conflicts(sections: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
                 if name in names:
                     yield f"{key}.name", f'is "{name}", the name of another source; choose another'
                 names.add(name)
-    model, train = sections.get("model"), sections.get("train")
+    model, train, data = sections.get("model"), sections.get("train"), sections.get("data")
     if model and model.modality == "flow":
         yield from _flow_conflicts(sections)
     if model and train and train.mixup and model.loss == "bce":
         yield "train.mixup", "is for cross_entropy, and model.loss is bce; set it to 0"
+    if model and data and data.scale_flow and model.modality != "flow":
+        yield "data.scale_flow", f"is for flow, and model.modality is {model.modality}; set it to false"
 
 
 def train_sources(data: DataConfig) -> dict[str, TrainDataConfig]:
@@ -221,8 +223,7 @@ def _flow_conflicts(sections: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _train_conflicts(section: str, train: TrainDataConfig) -> Iterator[tuple[str, str]]:
-    if train.crop == "center" and train.short_side is not None and train.crop_size > train.short_side:
-        yield f"{section}.crop_size", f"is {train.crop_size}, larger than short_side ({train.short_side})"
+    yield from _size_conflicts(section, train, is_fixed=train.crop == "center")
     for i, scale in enumerate(train.scales):
         if scale > 1:
             yield f"{section}.scales[{i}]", f"is {scale}, expected at most 1, the whole short side"
@@ -235,19 +236,57 @@ def _train_conflicts(section: str, train: TrainDataConfig) -> Iterator[tuple[str
 
 
 def _eval_conflicts(section: str, data: EvalDataConfig) -> Iterator[tuple[str, str]]:
-    if data.num_crops == 3 and data.crop_size != data.short_side:
-        yield (
-            f"{section}.crop_size",
-            f"is {data.crop_size}; 3 crops lie along the long side, so it must equal short_side "
-            f"({in_yaml(data.short_side)})",
-        )
+    yield from _size_conflicts(section, data, is_fixed=data.num_crops != 3)
+    if data.num_crops == 3:
+        yield from _three_crop_conflicts(section, data)
     if data.random_crop and data.num_crops != 1:
         yield (
             f"{section}.random_crop",
             f"is true with {data.num_crops} crops; only a single crop can be random",
         )
-    if data.num_crops != 3 and data.short_side is not None and data.crop_size > data.short_side:
-        yield f"{section}.crop_size", f"is {data.crop_size}, larger than short_side ({data.short_side})"
+    if data.twice and data.sampling not in ("segments", "spread"):
+        yield f"{section}.twice", f"is for sampling segments or spread, and sampling is {data.sampling}"
+
+
+def _size_conflicts(
+    section: str, data: TrainDataConfig | EvalDataConfig, *, is_fixed: bool
+) -> Iterator[tuple[str, str]]:
+    """Of the scaled frame and, where the crop has a fixed size in it, the crop."""
+    if data.frame_size is None and data.keep_aspect:
+        yield f"{section}.keep_aspect", "is true without frame_size, the box to fit into; short_side keeps it"
+    if not is_fixed or (data.frame_size and data.keep_aspect):
+        return
+    crop = _in_words(data.crop_size)
+    if data.frame_size:
+        if any(side > room for side, room in zip(data.crop_size, data.frame_size, strict=True)):
+            yield f"{section}.crop_size", f"is {crop}, larger than frame_size {list(data.frame_size)}"
+    elif data.short_side is not None and min(data.crop_size) > data.short_side:
+        yield f"{section}.crop_size", f"is {crop}, larger than short_side ({data.short_side})"
+
+
+def _three_crop_conflicts(section: str, data: EvalDataConfig) -> Iterator[tuple[str, str]]:
+    """Three crops lie along one side, so the other must be that of the frame."""
+    crop, key = _in_words(data.crop_size), f"{section}.crop_size"
+    if data.frame_size is None:
+        if data.crop_size != (data.short_side, data.short_side):
+            yield (
+                key,
+                f"is {crop}; 3 crops lie along the long side, so it must equal short_side "
+                f"({in_yaml(data.short_side)})",
+            )
+    elif data.keep_aspect:
+        yield key, f"is {crop}; 3 crops need frames of one known side: use short_side instead of keep_aspect"
+    elif not any(side == room for side, room in zip(data.crop_size, data.frame_size, strict=True)):
+        yield (
+            key,
+            f"is {crop}; 3 crops lie along one side, so it must be as wide or as high as frame_size "
+            f"{list(data.frame_size)}",
+        )
+
+
+def _in_words(crop_size: tuple[int, int]) -> str:
+    """As one would write it in the file."""
+    return str(crop_size[0] if crop_size[0] == crop_size[1] else list(crop_size))
 
 
 def _schedule_conflicts(schedule: ScheduleConfig) -> Iterator[tuple[str, str]]:

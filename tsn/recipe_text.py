@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from tsn.config import DENSE_POSITIONS, AuxiliaryConfig, Config, EvalDataConfig, TrainDataConfig
+from tsn.config import AuxiliaryConfig, Config, EvalDataConfig, TrainDataConfig
 from tsn.config_files import Combination
 from tsn.optim import scaled_lr
 
@@ -130,8 +130,12 @@ def _frames(data: TrainDataConfig | EvalDataConfig, *, random: bool) -> str:
     clips = "frame" if data.clip_len == 1 else f"clip of {data.clip_len} frames"
     step = f", every {data.frame_interval}. frame" if data.frame_interval > 1 and data.clip_len > 1 else ""
     if data.sampling == "dense":
-        places = "from a random place" if random else f"from each of {DENSE_POSITIONS} places"
-        return f"{_count(data.num_segments, clips)} spread over 64 frames{step}, {places}"
+        places = "from a random place"
+        if isinstance(data, EvalDataConfig):
+            places = f"from each of {data.dense_positions} places"
+        return f"{_count(data.num_segments, clips)} spread over {data.dense_range} frames{step}, {places}"
+    if data.sampling == "spread":
+        return f"{_count(data.num_clips, clips)}{step}, at equal distances from the start to the end"
     if data.num_segments == 1:
         return f"a random {clips}{step}" if random else f"the middle {clips}{step}"
     place = "a random" if random or data.sampling == "random_segments" else "the middle"
@@ -139,12 +143,12 @@ def _frames(data: TrainDataConfig | EvalDataConfig, *, random: bool) -> str:
 
 
 def _training(data: TrainDataConfig) -> list[str]:
-    scaled = f"scaled to short side {data.short_side}" if data.short_side else "as stored"
+    scaled = _scaled(data)
     sides = ", ".join(f"{scale:g}" for scale in data.scales)
     low, high = data.area_range
+    place = f"at one of {data.num_fixed_crops} places" if data.num_fixed_crops else "anywhere"
     windows = {
-        "multi_scale": f"at one of {data.num_fixed_crops} places, sides {sides} of the short side "
-        "(MultiScaleCrop)",
+        "multi_scale": f"{place}, sides {sides} of the short side (MultiScaleCrop)",
         "random_resized": f"anywhere, {low:g} to {high:g} of the area (RandomResizedCrop)",
         "center": "in the centre",
     }
@@ -164,7 +168,7 @@ def _training(data: TrainDataConfig) -> list[str]:
     return [
         _frames(data, random=True),
         *parts[data.parts],
-        f"{scaled}; window {windows[data.crop]}, scaled to {data.crop_size} x {data.crop_size}",
+        f"{scaled}; window {windows[data.crop]}, scaled to {_by(data.crop_size)}",
         f"mirrored with probability {data.flip:g}" if data.flip else "never mirrored",
         *jitter,
         *balance,
@@ -180,13 +184,12 @@ def _auxiliary(source: AuxiliaryConfig, every: int) -> list[str]:
 
 
 def _testing(data: EvalDataConfig) -> list[str]:
-    size, scaled = data.crop_size, f"short side {data.short_side}" if data.short_side else "the stored size"
     where = "a random place" if data.random_crop else _CROPS[data.num_crops]
-    positions = f" x {DENSE_POSITIONS} places" if data.sampling == "dense" else ""
+    positions = f" x {data.dense_positions} places" if data.sampling == "dense" else " x 2" * data.twice
     clips = _count(data.num_segments, "clip" if data.clip_len > 1 else "frame")
     return [
         _frames(data, random=False),
-        f"crops of {size} x {size} from {scaled}: {where}",
+        f"crops of {_by(data.crop_size)} from frames {_scaled(data)}: {where}",
         f"{clips}{positions} x {_count(data.num_crops, 'crop')} = {data.num_views} views",
     ]
 
@@ -250,6 +253,17 @@ def _packing_command(shards: str, size: str) -> str:
     files = f"--list {packing.list_name.format(**facts)} --root {packing.root} --classes classes.txt"
     sized = [] if size == "source" else ["--size", size]
     return " ".join(["python scripts/make_shards.py", files, *options, *sized, "--out", shards])
+
+
+def _scaled(data: TrainDataConfig | EvalDataConfig) -> str:
+    """What becomes of the stored frames."""
+    if data.frame_size:
+        return f"scaled to {'fit into ' if data.keep_aspect else ''}{_by(data.frame_size)}"
+    return f"scaled to short side {data.short_side}" if data.short_side else "as stored"
+
+
+def _by(size: tuple[int, int]) -> str:
+    return f"{size[0]} x {size[1]}"
 
 
 def _count(number: int, noun: str) -> str:

@@ -3,13 +3,13 @@
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tsn.config import Config
 from tsn.config_files import Combination, load_combination, packaged_aliases, packaged_names
-from tsn.config_io import load_config
+from tsn.config_io import config_to_dict, load_config
 from tsn.errors import UserError
 
 _DATASETS = (
@@ -161,7 +161,7 @@ def _measured(row: Row, result: Result) -> dict[str, float]:
 
 def _other_protocol(config: Config, tested: dict[str, Any]) -> list[str]:
     """In what a tested config differs from the row in a way that matters for the figures."""
-    own = {"test": asdict(config.data.test), "backbone": config.model.backbone}
+    own = {"test": config_to_dict(config)["data"]["test"], "backbone": config.model.backbone}
     theirs = {
         "test": tested.get("data", {}).get("test", {}),
         "backbone": tested.get("model", {}).get("backbone", config.model.backbone),

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from nvidia.dali import fn, pipeline_def, types
 
-from dali_pipes.crops import CpuCropper, crop_frames, graph_crops
+from dali_pipes.crops import CpuCropper, crop_frames, graph_crops, scaled_flow
+from dali_pipes.graph_math import float64
 
 MEAN = np.array([123.675, 116.28, 103.53])
 STD = np.array([58.395, 57.12, 57.375])
@@ -32,18 +33,36 @@ def noise(num_frames: int, width: int, height: int) -> np.ndarray:
 def test_windows_of_the_crop_size_are_copied_and_mirrored():
     frames = noise(2, 60, 50)
     boxes = np.array([[3, 5, 35, 37], [3, 5, 35, 37], [28, 18, 60, 50]])
-    crops = crop_frames(frames, np.array([60, 50]), boxes, np.array([False, True, False]), crop_size=32)
+    crops = crop_frames(frames, np.array([60, 50]), boxes, np.array([False, True, False]), crop_size=(32, 32))
     assert crops.shape == (6, 32, 32, 3)
     assert (crops[:2] == frames[:, 5:37, 3:35]).all()
     assert (crops[2:4] == frames[:, 5:37, 3:35][:, :, ::-1]).all()
     assert (crops[4:] == frames[:, 18:50, 28:60]).all()
 
 
+@pytest.mark.parametrize("crop", [crop_frames, lambda *args, **options: run_graph_crops(*args, **options)])
+def test_crops_may_be_wider_than_high(crop):
+    frames = noise(1, 60, 50)
+    boxes, flips = np.array([[3, 5, 43, 25], [0, 0, 60, 50]]), np.array([True, False])
+    crops = crop(frames, np.array([60, 50]), boxes, flips, crop_size=(40, 20))
+    assert crops.shape == (2, 20, 40, 3)
+    assert (crops[0] == frames[0, 5:25, 3:43][:, ::-1]).all()
+    assert np.abs(crops[1] - bilinear(frames[0], 40, 20)).max() <= 1.01
+
+
+@pytest.mark.parametrize("box", [(-1, 0, 32, 32), (0, 20, 32, 52), (30, 0, 62, 32)])
+def test_a_window_that_leaves_the_frame_is_refused(box):
+    with pytest.raises(
+        ValueError, match=f"window x {box[0]}-{box[2]}.* does not lie inside a frame of 60 x 50"
+    ):
+        crop_frames(noise(1, 60, 50), np.array([60, 50]), np.array([box]), np.array([0]), crop_size=(32, 32))
+
+
 @pytest.mark.parametrize("box", [(10, 4, 50, 48), (0, 0, 20, 13), (7, 7, 8, 8)])
 def test_windows_are_scaled_bilinearly_without_antialiasing(box):
     frames = noise(1, 60, 50)
     x1, y1, x2, y2 = box
-    (crop,) = crop_frames(frames, np.array([60, 50]), np.array([box]), np.array([False]), crop_size=24)
+    (crop,) = crop_frames(frames, np.array([60, 50]), np.array([box]), np.array([False]), crop_size=(24, 24))
     exact = bilinear(frames[0, y1:y2, x1:x2], 24, 24)
     assert np.abs(crop - exact).max() <= 1.01
     assert np.abs(crop - np.rint(exact)).mean() < 0.3
@@ -52,7 +71,7 @@ def test_windows_are_scaled_bilinearly_without_antialiasing(box):
 def test_frames_are_scaled_to_their_short_side_first():
     frames = noise(1, 80, 64)
     (crop,) = crop_frames(
-        frames, np.array([40, 32]), np.array([[4, 0, 36, 32]]), np.array([False]), crop_size=32
+        frames, np.array([40, 32]), np.array([[4, 0, 36, 32]]), np.array([False]), crop_size=(32, 32)
     )
     exact = bilinear(frames[0], 40, 32)[:, 4:36]
     assert np.abs(crop - exact).max() <= 1.01
@@ -63,10 +82,10 @@ def test_padding_of_the_codec_is_cut_off_before_scaling():
     frames[:, 35:] = 255  # padding, as rows 35..39 and columns 41..42
     frames[:, :, 41:] = 255
     visible = frames[:, :35, :41]
-    cropper = CpuCropper(crop_size=20, invert_mirrored_x=False, num_threads=1)
+    cropper = CpuCropper(crop_size=(20, 20), invert_mirrored_x=False, num_threads=1)
     arguments = (np.array([[0, 0, 41, 35]]), np.array([False]))
     (crop,) = cropper([frames], [np.array([41, 35, 41, 35])], *([a] for a in arguments))
-    assert (crop == crop_frames(visible, np.array([41, 35]), *arguments, crop_size=20)).all()
+    assert (crop == crop_frames(visible, np.array([41, 35]), *arguments, crop_size=(20, 20))).all()
     cropper.close()
 
 
@@ -108,17 +127,39 @@ def golden_windows(case: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]
     return np.array([width, height]), boxes, flips, side
 
 
+def run_scaled_flow(pictures: np.ndarray, factors: np.ndarray) -> np.ndarray:
+    """`scaled_flow` on the CPU, in the shape of `pictures`."""
+    _, height, width, _ = pictures.shape
+
+    @pipeline_def(batch_size=1, num_threads=1, device_id=None, prefetch_queue_depth=1)
+    def graph():
+        node = fn.reshape(types.Constant(pictures.reshape(-1), device="cpu"), shape=list(pictures.shape))
+        return scaled_flow(node, (float64(factors[0]), float64(factors[1])), crop_size=(width, height))
+
+    pipeline = graph()
+    pipeline.build()
+    return np.array(pipeline.run()[0].at(0)).reshape(pictures.shape)
+
+
+def test_flow_is_scaled_with_its_frame_around_no_motion():
+    pictures = np.array([0, 128, 255, 130, 0, 128, 255, 130], np.uint8).reshape(2, 2, 2, 1)
+    scaled = run_scaled_flow(pictures, np.array([2.0, 0.5])).reshape(2, 4)
+    assert scaled.tolist() == [[-128, 128, 382, 132], [64, 128, 191.5, 129]]
+
+
 def test_crops_equal_the_golden_pixels(golden):
     cases = json.loads((golden / "synthetic_pixels_0x.json").read_text())["cases"]
-    cases = [case for case in cases if not any(step.get("adjust_magnitude") for step in case["steps"])]
     assert {case["modality"] for case in cases} == {"RGB", "Flow"}
+    assert any(step.get("adjust_magnitude") for case in cases for step in case["steps"])
     for case in cases:
         size, boxes, flips, side = golden_windows(case)
         flow = case["modality"] == "Flow"
         inverted = flow and len(boxes) == 1  # Flip inverts x, TenCrop does not
         crops = crop_frames(
-            golden_frames(case), size, boxes, flips, crop_size=side, invert_mirrored_x=inverted
+            golden_frames(case), size, boxes, flips, crop_size=(side, side), invert_mirrored_x=inverted
         )
+        if any(step.get("adjust_magnitude") for step in case["steps"]):
+            crops = run_scaled_flow(crops, size / case["image_wh"])
         if flow:
             views = ((crops.astype(np.float64) - 128) / 128).reshape(case["out_shape"])
         else:
@@ -136,7 +177,7 @@ def test_crops_equal_the_golden_pixels(golden):
 
 
 def run_graph_crops(
-    frames, size, boxes, flips, *, crop_size: int, invert_mirrored_x: bool = False
+    frames, size, boxes, flips, *, crop_size: tuple[int, int], invert_mirrored_x: bool = False
 ) -> np.ndarray:
     """`graph_crops` on the CPU, where DALI has the same operators as on the GPU."""
     scaled = frames.shape[2:0:-1] != tuple(size)
@@ -152,7 +193,7 @@ def run_graph_crops(
             types.Constant(flips, device="cpu"),
             num_crops=len(boxes),
             crop_size=crop_size,
-            resize_windows=(boxes[:, 2:] - boxes[:, :2] != crop_size).any(),
+            resize_windows=bool((boxes[:, 2:] - boxes[:, :2] != crop_size).any()),
             invert_mirrored_x=invert_mirrored_x,
         )
 
@@ -166,13 +207,13 @@ def test_flow_is_inverted_in_x_alone_and_only_where_mirrored(crop):
     frames = noise(4, 60, 50)[..., :1]
     boxes = np.array([[3, 5, 35, 37], [20, 10, 52, 42]])
     flips = np.array([True, False])
-    crops = crop(frames, np.array([60, 50]), boxes, flips, crop_size=32, invert_mirrored_x=True)
+    crops = crop(frames, np.array([60, 50]), boxes, flips, crop_size=(32, 32), invert_mirrored_x=True)
     mirrored = frames[:, 5:37, 3:35][:, :, ::-1]
     assert crops.shape == (8, 32, 32, 1)
     assert (crops[0:4:2] == 255 - mirrored[::2]).all()
     assert (crops[1:4:2] == mirrored[1::2]).all()
     assert (crops[4:] == frames[:, 10:42, 20:52]).all()
-    crops = crop(frames, np.array([60, 50]), boxes, flips, crop_size=32)
+    crops = crop(frames, np.array([60, 50]), boxes, flips, crop_size=(32, 32))
     assert (crops[:4] == mirrored).all()
 
 
@@ -180,7 +221,9 @@ def test_graph_crops_copy_the_same_windows():
     frames = noise(2, 60, 50)
     boxes = np.array([[3, 5, 35, 37], [3, 5, 35, 37], [28, 18, 60, 50]])
     arguments = (frames, np.array([60, 50]), boxes, np.array([False, True, False]))
-    assert (run_graph_crops(*arguments, crop_size=32) == crop_frames(*arguments, crop_size=32)).all()
+    assert (
+        run_graph_crops(*arguments, crop_size=(32, 32)) == crop_frames(*arguments, crop_size=(32, 32))
+    ).all()
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -189,7 +232,7 @@ def test_graph_crops_scale_to_within_a_grey_level(size, channels):
     frames = noise(2, 60, 50)[..., :channels]
     boxes = np.array([[1, 2, 40, 38], [0, 0, 20, 13]])
     arguments = (frames, np.array(size), boxes, np.array([True, False]))
-    found = run_graph_crops(*arguments, crop_size=24).astype(int)
-    difference = np.abs(found - crop_frames(*arguments, crop_size=24))
+    found = run_graph_crops(*arguments, crop_size=(24, 24)).astype(int)
+    difference = np.abs(found - crop_frames(*arguments, crop_size=(24, 24)))
     assert difference.max() <= (1 if size == (60, 50) else 2)  # rounded once, or twice
     assert difference.mean() < 0.3

@@ -270,12 +270,63 @@ def test_ten_crops_of_flow_are_mirrored_without_inverting_x(tmp_path):
         assert flow_numbers(crop, flipped=False) == batch.frame_indices[1].tolist()
 
 
+def test_flow_is_scaled_with_its_frame_and_its_window_where_asked(tmp_path):
+    directory = write_shards(tmp_path, [flow_video(40, (50, 40))] * 8)
+    options = {"num_segments": 2, "clip_len": 5, "crop_size": (32, 16), "frame_size": (100, 60)}
+    for loader in (
+        train_loader(directory, crop="random_resized", flip=0.5, scale_flow=True, **options),
+        eval_loader(directory, num_crops=10, scale_flow=True, **options),
+    ):
+        batch = next(iter(loader))
+        assert batch.clips.dtype == torch.float32
+        assert batch.clips.shape[2:] == (10, 16, 32)
+        for clips, frames, boxes, flips in zip(
+            batch.clips, batch.frame_indices, batch.windows, batch.flips, strict=True
+        ):
+            x1, y1, x2, y2 = boxes[0].tolist()
+            pairs = clips.mean(dim=(-2, -1)).reshape(len(flips), -1, 2)
+            x = 4.0 * frames
+            if loader._spec.training and flips[0]:
+                x = 255 - x
+            assert_close(pairs[..., 0], (x - 128) * (2 * 32 / (x2 - x1)) + 128)
+            assert_close(pairs[..., 1], (72 - 4.0 * frames) * (1.5 * 16 / (y2 - y1)) + 128)
+
+
+def assert_close(found: torch.Tensor, expected: torch.Tensor):
+    torch.testing.assert_close(found, expected.float().expand_as(found), rtol=0, atol=1e-3)
+
+
+def test_a_video_shorter_than_a_clip_counts_as_one_among_those_that_are_seen_twice(tmp_path):
+    videos = [[numbered_frame(number, (48, 48)) for number in range(length)] for length in (3, 20)]
+    (batch,) = eval_loader(write_shards(tmp_path, videos), clip_len=5, twice=True)
+    assert batch.frame_indices.tolist() == [
+        [0, 1, 2, 0, 1] * 4,
+        [*range(4, 9), *range(12, 17), *range(5), *range(8, 13)],
+    ]
+    assert painted_numbers(batch.clips) == batch.frame_indices.tolist()
+
+
+def test_a_crop_may_be_wider_than_high_and_frames_of_any_size(tmp_path):
+    directory = write_shards(tmp_path, [position_video(3, (80, 60))] * 2, subsampling="444", quality=100)
+    (batch,) = eval_loader(directory, num_segments=1, frame_size=(160, 60), crop_size=(80, 40), num_crops=1)
+    assert batch.windows[:, 0].tolist() == [[40, 10, 120, 50]] * 2
+    assert batch.clips.shape == (2, 1, 40, 80, 3)
+    reds, greens = batch.clips[0, 0, 0, :, 0], batch.clips[0, 0, :, 0, 1]
+    assert (reds - (20 + torch.arange(80) / 2) // 2).abs().max() <= 1
+    assert (greens.int() - torch.arange(10, 50) // 2).abs().max() <= 1
+
+
 def test_dense_testing_sees_ten_positions(tmp_path):
     video = [numbered_frame(number, (48, 48)) for number in range(100)]
     (batch,) = eval_loader(write_shards(tmp_path, [video]), sampling="dense", num_segments=8, num_crops=1)
     assert batch.clips.shape == (1, 80, 48, 48, 3)
     assert painted_numbers(batch.clips) == batch.frame_indices.tolist()
     assert batch.frame_indices[0, ::8].tolist() == [0, 4, 8, 12, 16, 20, 24, 28, 32, 36]
+    dense = {"sampling": "dense", "dense_range": 98, "num_segments": 2}
+    (batch,) = eval_loader(tmp_path, dense_positions=3, **dense)
+    assert batch.frame_indices.tolist() == [[0, 49, 1, 50, 2, 51]]
+    batch = next(iter(train_loader(tmp_path, batch_size=1, **dense)))
+    assert batch.frame_indices[0].tolist() in ([0, 49], [1, 50])
 
 
 def test_random_test_frames_depend_on_the_sample_alone(shards):

@@ -70,8 +70,14 @@ def test_a_directory_that_is_missing_or_of_another_version_is_refused(damaged, t
 
 
 def test_a_crop_larger_than_the_frames_is_refused_before_reading(shards):
-    with pytest.raises(ShardError, match="short side of 48 pixels are smaller than crop_size 64"):
+    with pytest.raises(ShardError, match="frames as small as 48 x 48 are smaller than crop_size"):
         eval_loader(shards(20), crop_size=64)
+
+
+def test_a_crop_larger_than_a_frame_that_keeps_its_aspect_ends_the_run(shards):
+    loader = eval_loader(shards(20), frame_size=(40, 30), keep_aspect=True, crop_size=(40, 30))
+    with pytest.raises(ShardError, match="window x -5-35, y 0-30 does not lie inside a frame of 30 x 30"):
+        ids(loader)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

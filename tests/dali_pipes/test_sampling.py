@@ -21,9 +21,9 @@ def reference_test_frames(total: int, segments: int, clip_len: int, interval: in
     return (frames.reshape(-1) % total).tolist()
 
 
-def sample(rule, totals, segments, clip_len, interval, *, seed=3):
-    """Frames that one of the four rules chooses in videos of these lengths, (len(totals), frames)."""
-    clips = {"num_segments": segments, "clip_len": clip_len, "frame_interval": interval}
+def sample(rule, totals, segments, clip_len, interval, *, seed=3, **options):
+    """Frames that one of the rules chooses in videos of these lengths, a row a video."""
+    clips = {"num_segments": segments, "clip_len": clip_len, "frame_interval": interval, **options}
     num_fractions = {sampling.random_segments: segments, sampling.random_dense: 1}
 
     def choose(node):
@@ -124,31 +124,104 @@ def test_a_part_is_drawn_from_the_positive_ones_or_from_all(only_positive, rows)
     assert min(drawn.count(row) for row in rows) > 600 / len(rows) * 0.75
 
 
+def test_clips_that_run_past_the_end_repeat_their_last_frame_where_asked():
+    out = sample(sampling.middle_segments, [5, 7], 2, 3, 3, past_end="repeat_last")
+    assert out.tolist() == [[0, 3, 3, 0, 3, 3], [0, 3, 6, 0, 3, 6]]
+    out = sample(
+        sampling.random_dense, [30], 4, 2, 3, past_end="repeat_last"
+    )  # clips from 0, 16, 2 and 18 on
+    assert out.tolist() == [[0, 3, 16, 19, 2, 5, 18, 21]]
+    out = sample(sampling.random_dense, [20], 4, 2, 3, past_end="repeat_last")
+    assert out.tolist() == [[0, 3, 16, 19, 12, 15, 8, 11]]
+    out = sample(sampling.all_dense, [20], 4, 2, 3, num_positions=1, past_end="repeat_last")
+    assert out.tolist() == [[0, 3, 16, 19, 12, 15, 8, 11]]
+    assert sample(sampling.random_dense, [18], 2, 2, 5, dense_range=32, past_end="repeat_last").tolist() == [
+        [0, 5, 16, 16]
+    ]
+
+
+def test_twice_adds_the_start_of_each_segment_unless_the_video_is_shorter_than_a_clip():
+    assert sample(sampling.middle_segments, [10], 5, 1, 1, twice=True).tolist() == [
+        [1, 3, 5, 7, 9, 0, 2, 4, 6, 8]
+    ]
+    assert sample(sampling.middle_segments, [3], 2, 5, 1, twice=True).tolist() == [[0, 1, 2, 0, 1] * 2]
+
+
+def test_spread_segments_reach_from_the_first_frame_to_the_last():
+    out = sample(sampling.spread_segments, [20], 4, 3, 2)[0].reshape(4, 3)
+    assert out.tolist() == [[0, 2, 4], [5, 7, 9], [10, 12, 14], [15, 17, 19]]
+    assert sample(sampling.spread_segments, [20], 1, 3, 2).tolist() == [[7, 9, 11]]
+
+
+def test_dense_range_and_positions_can_be_chosen():
+    out = sample(sampling.all_dense, [100], 4, 1, 1, dense_range=20, num_positions=5)[0].reshape(5, 4)
+    assert out.tolist() == [[start, start + 5, start + 10, start + 15] for start in (0, 20, 40, 60, 80)]
+    out = sample(sampling.random_dense, [24] * 600, 4, 1, 1, dense_range=20)
+    assert set(out[:, 0].tolist()) == {0, 1, 2, 3}
+    assert (np.diff(out, axis=1) == 5).all()
+
+
+def test_untrimmed_clips_lie_around_every_so_many_frames_and_stay_inside():
+    frames = sampling.untrimmed_frames(10, clip_len=5, clip_interval=4)
+    assert frames.reshape(-1, 5).tolist() == [[0, 1, 2, 3, 4], [4, 5, 6, 7, 8]]
+    assert sampling.untrimmed_frames(4, clip_len=4, clip_interval=2, frame_interval=2).tolist() == [
+        *(0, 0, 1, 3),
+        *(0, 1, 3, 3),
+    ]
+    with pytest.raises(ValueError, match="8 frames: too short for clips every 16 frames"):
+        sampling.untrimmed_frames(8, clip_len=1, clip_interval=16)
+
+
+OPTIONS = {"twice_sample": "twice", "out_of_bound_opt": "past_end"}
+"""Ours by the reference's, of its samplers' arguments beside the first three."""
+
+
 def golden_groups(cases):
+    """Cases by sampler and arguments, for each its list and our options."""
     groups = defaultdict(list)
     for case in cases:
-        args = case["args"]
-        unused = args.get("twice_sample") or args.get("out_of_bound_opt", "loop") != "loop"
-        if not unused and case.get("is_constant", True):
-            groups[case["sampler"], args["num_clips"], args["clip_len"], args["frame_interval"]].append(case)
-    return groups
+        if case.get("is_constant", True):
+            groups[case["sampler"], json.dumps(case["args"])].append(case)
+    for (sampler, args), group in groups.items():
+        args = json.loads(args)
+        clips = [args.pop(name) for name in ("num_clips", "clip_len", "frame_interval")]
+        yield sampler, clips, {OPTIONS[name]: value for name, value in args.items()}, group
 
 
-RULES = {
-    ("test_mode", "SampleFrames"): sampling.middle_segments,
-    ("test_mode", "DenseSampleFrames"): sampling.all_dense,
-    ("train_deterministic", "SampleFrames"): sampling.random_segments,
-}
+def golden_rule(version, part, sampler, clip_len):
+    if sampler == "DenseSampleFrames":
+        return sampling.all_dense
+    if part == "train_deterministic":
+        return sampling.random_segments
+    return sampling.spread_segments if version == "1x" and clip_len > 1 else sampling.middle_segments
 
 
+@pytest.mark.parametrize("version", ["0x", "1x"])
 @pytest.mark.parametrize("part", ["test_mode", "train_deterministic"])
-def test_frames_equal_the_golden_cases(golden, part):
-    groups = golden_groups(json.loads((golden / "frames_0x.json").read_text())[part])
-    assert {sampler for sampler, *_ in groups} == {sampler for own, sampler in RULES if own == part}
-    for (sampler, *arguments), cases in groups.items():
-        out = sample(RULES[part, sampler], [case["total_frames"] for case in cases], *arguments)
-        for case, frames in zip(cases, out, strict=True):
+def test_frames_equal_the_golden_cases(golden, part, version):
+    num_checked = 0
+    cases = json.loads((golden / f"frames_{version}.json").read_text())[part]
+    for sampler, clips, options, group in golden_groups(cases):
+        rule = golden_rule(version, part, sampler, clips[1])
+        for case in group:  # one by one: of twice_sample the number of frames differs
+            (frames,) = sample(rule, [case["total_frames"]], *clips, **options)
             assert (frames + case["start_index"]).tolist() == case["frame_inds"], case
+            num_checked += 1
+    assert num_checked == sum(case.get("is_constant", True) for case in cases)
+
+
+@pytest.mark.parametrize("version", ["0x", "1x"])
+def test_untrimmed_frames_equal_the_golden_cases(golden, version):
+    cases = json.loads((golden / f"frames_{version}.json").read_text())["untrimmed"]
+    assert {isinstance(case["frame_inds"], str) for case in cases} == {True, False}
+    for case in cases:
+        options = {"clip_len": case["args"]["clip_len"], "clip_interval": case["args"]["frame_interval"]}
+        if isinstance(case["frame_inds"], str):
+            with pytest.raises(ValueError, match="too short for clips every"):
+                sampling.untrimmed_frames(case["total_frames"], **options)
+            continue
+        frames = sampling.untrimmed_frames(case["total_frames"], **options)
+        assert (frames + case["start_index"]).tolist() == case["frame_inds"], case
 
 
 def test_random_frames_have_the_golden_statistics(golden):

@@ -76,7 +76,7 @@ def test_crops_of_decoded_frames_equal_the_golden_pixels(videos, cases):
         width, height = case["frame_wh"]
         _, num_crops = protocol(case)
         boxes, flips = boxes_of(num_crops, width, height)
-        views = views_of(crop_frames(frames, np.array([width, height]), boxes, flips, crop_size=224))
+        views = views_of(crop_frames(frames, np.array([width, height]), boxes, flips, crop_size=(224, 224)))
         assert list(views.shape) == case["out_shape"]
         assert np.abs(views.mean(axis=(2, 3)) - case["crop_channel_mean"]).max() < 0.02
         assert np.abs(views.std(axis=(2, 3)) - case["crop_channel_std"]).max() < 0.02

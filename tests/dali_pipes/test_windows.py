@@ -7,6 +7,8 @@ from graph_runner import run_graph
 from nvidia.dali import fn
 
 from dali_pipes import windows
+from tsn.config_io import load_config
+from tsn.errors import UserError
 
 SCALES = (1.0, 0.875, 0.75, 0.66)
 
@@ -17,7 +19,7 @@ def multi_scale(sizes, *, crop_size=224, scales=SCALES, gap=1, fixed=5, seed=3):
         lambda size: windows.multi_scale_window(
             size[0],
             size[1],
-            crop_size=crop_size,
+            crop_size=np.broadcast_to(crop_size, 2).tolist(),
             scales=scales,
             max_scale_gap=gap,
             num_fixed_crops=fixed,
@@ -43,14 +45,43 @@ def test_scaled_size_is_the_references_for_many_sizes():
     rng = np.random.default_rng(0)
     sizes = [[340, 256], [256, 340], [455, 256], *rng.integers(16, 2000, (300, 2)).tolist()]
     for short_side in (256, 128, 320):
-        out = run_graph(sizes, lambda size, s=short_side: fn.stack(*windows.scaled_size(size[0], size[1], s)))
-        for size, scaled in zip(sizes, out, strict=True):
-            assert scaled.tolist() == reference_scaled_size(*size, short_side)
+        for size, scaled in zip(sizes, scale(sizes, short_side=short_side), strict=True):
+            assert scaled == reference_scaled_size(*size, short_side)
 
 
 def test_scaled_size_is_the_stored_one_without_a_short_side():
-    out = run_graph([[35, 27]], lambda size: fn.stack(*windows.scaled_size(size[0], size[1], None)))
-    assert out.tolist() == [[35, 27]]
+    assert scale([[35, 27]]) == [[35, 27]]
+
+
+def test_frames_are_scaled_to_an_exact_size_or_to_fit_into_a_box():
+    sizes = [[640, 360], [360, 640], [100, 80]]
+    assert scale(sizes, frame_size=(340, 256)) == [[340, 256]] * 3
+    assert scale(sizes, frame_size=(340, 256), keep_aspect=True) == [[340, 191], [191, 340], [320, 256]]
+
+
+def scale(sizes, **options) -> list[list[int]]:
+    graph = run_graph(sizes, lambda size: fn.stack(*windows.scaled_size(size[0], size[1], **options)))
+    return graph.tolist()
+
+
+def test_multi_scale_windows_snap_to_the_width_and_the_height_of_a_crop_that_is_no_square():
+    out = multi_scale([[150, 100]] * 2000, crop_size=(89, 73))
+    assert set((out[:, 2] - out[:, 0]).tolist()) == {100, 89, 75, 66}
+    assert set((out[:, 3] - out[:, 1]).tolist()) == {100, 87, 73, 66}
+
+
+def test_multi_scale_windows_lie_anywhere_where_no_positions_are_fixed():
+    out = multi_scale([[50, 40]] * 4000, crop_size=30, scales=(0.75,), gap=0, fixed=None)
+    assert set(out[:, 0].tolist()) == set(range(21))
+    assert set(out[:, 1].tolist()) == set(range(11))
+    assert (out[:, 2:] - out[:, :2] == 30).all()
+
+
+def test_three_crops_lie_along_the_side_that_is_longer_than_they_are():
+    (out,) = run_graph(
+        [[300, 200]], lambda s: windows.test_windows(s[0], s[1], crop_size=(300, 100), num_crops=3)
+    )
+    assert out.tolist() == [[0, 0, 300, 100], [0, 100, 300, 200], [0, 50, 300, 150]]
 
 
 def test_multi_scale_sizes_are_truncated_and_snap_to_the_crop_size():
@@ -88,7 +119,7 @@ def test_windows_of_ranks_differ_through_the_seed():
 
 def test_unknown_number_of_crops_is_refused():
     with pytest.raises(ValueError, match="num_crops: got 4, expected 1, 3 or 10"):
-        run_graph([[340, 256]], lambda s: windows.test_windows(s[0], s[1], crop_size=224, num_crops=4))
+        run_graph([[340, 256]], lambda s: windows.test_windows(s[0], s[1], crop_size=(224, 224), num_crops=4))
 
 
 def test_test_windows_equal_the_golden_cases(golden):
@@ -96,8 +127,10 @@ def test_test_windows_equal_the_golden_cases(golden):
     checked = Counter()
     for case in json.loads((golden / "crops_0x.json").read_text())["deterministic"]:
         crop_size, num_crops = case["args"]["crop_size"], kinds[case["type"]]
-        if isinstance(crop_size, list) or case["crops"] == "assertion error":
-            continue  # windows are square here, and a window that is too large is refused by the loader
+        crop_size = np.broadcast_to(crop_size, 2).tolist()
+        if case["crops"] == "assertion error":
+            checked["refused"] += 1
+            continue  # see test_three_crops_that_no_side_fits_are_refused
         (out,) = run_graph(
             [case["image_wh"]],
             lambda s, c=crop_size, n=num_crops: windows.test_windows(s[0], s[1], crop_size=c, num_crops=n),
@@ -105,22 +138,29 @@ def test_test_windows_equal_the_golden_cases(golden):
         assert out.tolist() == [crop["box"] for crop in case["crops"]], case
         assert windows.test_flips(num_crops) == [crop["flipped"] for crop in case["crops"]]
         checked[num_crops] += 1
-    assert set(checked) == {1, 3, 10}
+    assert set(checked) == {1, 3, 10, "refused"}
+
+
+def test_three_crops_that_no_side_fits_are_refused(golden):
+    cases = json.loads((golden / "crops_0x.json").read_text())["deterministic"]
+    cases = [case for case in cases if case["crops"] == "assertion error"]
+    assert cases
+    for case in cases:
+        settings = [f"data.test.frame_size={case['image_wh']}", "data.test.num_crops=3"]
+        with pytest.raises(UserError, match="it must be as wide or as high as frame_size"):
+            load_config("k400.yaml", [*settings, f"data.test.crop_size={case['args']['crop_size']}"])
 
 
 def test_scaled_size_equals_the_golden_cases(golden):
-    cases = [
-        case
-        for case in json.loads((golden / "crops_0x.json").read_text())["resize"]
-        if case["args"]["scale"][0] == -1
-    ]
-    assert cases
-    for case in cases:
-        short_side = case["args"]["scale"][1]
-        (out,) = run_graph(
-            [case["image_wh"]], lambda s, side=short_side: fn.stack(*windows.scaled_size(s[0], s[1], side))
-        )
-        assert out.tolist() == case["out_wh"], case
+    kinds = Counter()
+    for case in json.loads((golden / "crops_0x.json").read_text())["resize"]:
+        width, height = case["args"]["scale"]
+        options: dict = {"frame_size": (width, height), "keep_aspect": case["args"].get("keep_ratio", True)}
+        if width == -1:
+            options = {"short_side": height}
+        assert scale([case["image_wh"]], **options) == [case["out_wh"]], case
+        kinds[tuple(options.values())] += 1
+    assert len(kinds) == 3
 
 
 def assert_same_distribution(counts: Counter, expected: dict[str, int]):

@@ -5,6 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from frame_shards import flow_video, write_shards
 from PIL import Image
 from shard_factory import pack_videos, run_script, write_video_list
 from video_factory import numbered_frame
@@ -107,6 +108,27 @@ def test_several_labels_are_dumped_as_a_multi_hot_row_and_named_on_the_sheet(tmp
     assert rows == {"one.mp4": [0, 0, 1], "two.mp4": [1, 0, 1]}
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.height > 2 * 96  # a row for each of the two videos
+
+
+def test_flow_is_shown_as_red_and_green_around_grey(tmp_path):
+    shards = write_shards(tmp_path / "shards", [flow_video(20, SIZE)], num_classes=3)
+    inspect(
+        *(shards, "test", "--dump", tmp_path / "batch.npz", "--picture", tmp_path / "sheet.png"),
+        *("model.modality=flow", "data.test.clip_len=5", "data.train.clip_len=5", "data.val.clip_len=5"),
+        *("data.test.num_segments=2", "data.test.num_crops=3", "data.test.crop_size=[64,32]"),
+        "data.test.frame_size=[96,32]",
+    )
+    batch = dict(np.load(tmp_path / "batch.npz"))
+    assert batch["clips"].shape == (1, 3 * 2, 10, 32, 64)
+    frames = batch["frame_indices"][0].tolist()
+    assert frames == [*range(4, 9), *range(12, 17)]
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        pixels = np.array(sheet).astype(int)
+    for row in range(3):  # tiles of 96 x 48 under two lines of text
+        top = 2 * 20 + 12 + 20 + row * (20 + 48 + 4) + 20
+        for column, frame in enumerate(frames):
+            colour = pixels[top + 10, 12 + column * (96 + 4) + 48]
+            assert np.abs(colour - [4 * frame, 200 - 4 * frame, 128]).max() <= 2
 
 
 def test_without_an_output_nothing_is_done():

@@ -96,6 +96,33 @@ model: {num_classes: many}
         ("model.dropout=[", "model.dropout: not valid YAML"),
         ("data.test.num_crops=3", "data.test.crop_size: is 224; 3 crops lie along the long side"),
         ("data.val.crop_size=300", "data.val.crop_size: is 300, larger than short_side (256)"),
+        (
+            "data.val.crop_size=0",
+            "data.val.crop_size: is 0, expected a whole number of at least 1, or [width",
+        ),
+        ("data.val.crop_size=[9,2.5]", "data.val.crop_size[1]: is 2.5, expected a whole number"),
+        ("data.val.crop_size=[300,260]", "data.val.crop_size: is [300, 260], larger than short_side (256)"),
+        (
+            "data.train.crop=center data.train.frame_size=[300,200]",
+            "data.train.crop_size: is 224, larger than frame_size [300, 200]",
+        ),
+        (
+            "data.val.keep_aspect=true",
+            "data.val.keep_aspect: is true without frame_size, the box to fit into",
+        ),
+        (
+            "data.val.num_crops=3 data.val.frame_size=[340,256] data.val.keep_aspect=true",
+            "data.val.crop_size: is 224; 3 crops need frames of one known side",
+        ),
+        (
+            "data.val.num_crops=3 data.val.frame_size=[340,256]",
+            "data.val.crop_size: is 224; 3 crops lie along one side, so it must be as wide or as high as",
+        ),
+        (
+            "data.val.twice=true data.val.sampling=dense",
+            "data.val.twice: is for sampling segments or spread, and sampling is dense",
+        ),
+        ("data.scale_flow=true", "data.scale_flow: is for flow, and model.modality is rgb; set it to false"),
         ("data.train.scales=[1.5]", "data.train.scales[0]: is 1.5, expected at most 1, the whole short side"),
         (
             "data.train.area_range=[0.5,0.1]",

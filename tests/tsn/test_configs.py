@@ -95,7 +95,7 @@ def expected_train_data(row: dict) -> dict:
         # hmdb51#3 names no batch size; its memory is that of 32 videos.
         "batch_size": batch_size if isinstance(batch_size, int) else 32,
         "short_side": resize["short_side"] if resize else None,
-        "crop_size": next(op["exact_wh"][0] for op in ops if "exact_wh" in op),
+        "crop_size": next(tuple(op["exact_wh"]) for op in ops if "exact_wh" in op),
         "flip": flip["flip_ratio"] if flip else 0,
         "color_jitter": 0,
         "parts": "whole",
@@ -124,7 +124,7 @@ def expected_eval_data(protocol: dict) -> dict:
         "frame_interval": sampler["frame_interval"],
         "sampling": "dense" if sampler["type"] == "DenseSampleFrames" else plain,
         "short_side": op_of(ops, "Resize")["short_side"],
-        "crop_size": crop["crop_size"],
+        "crop_size": (crop["crop_size"],) * 2,
         "num_crops": CROPS[crop["op"]],
         "random_crop": crop["op"] == "MultiGroupCrop",
         "num_views": protocol["views"],
