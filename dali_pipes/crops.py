@@ -15,7 +15,7 @@ import numpy as np
 from nvidia.dali import fn
 from nvidia.dali.data_node import DataNode
 
-from dali_pipes.graph_math import FLOAT, LINEAR, UINT8, constant, int32, stack
+from dali_pipes.nodes import FLOAT, LINEAR, UINT8, constant, int32
 
 
 class CpuCropper:
@@ -104,33 +104,32 @@ def _resize(frame: np.ndarray, width: int, height: int) -> np.ndarray:
 
 def graph_crops(
     frames: DataNode,
-    scaled_size: tuple[DataNode, DataNode] | None,
-    windows: DataNode,
+    scaled_size: DataNode | None,
+    corners: DataNode,
+    extents: DataNode | None,
     flips: DataNode,
     *,
     num_crops: int,
     crop_size: tuple[int, int],
-    resize_windows: bool,
     invert_mirrored_x: bool = False,
 ) -> DataNode:
     """`crop_frames` as graph nodes, on the device of `frames` (layout FHWC).
 
-    `scaled_size` is None where all frames have that size already; `resize_windows` False where all windows
-    have crop_size.
+    Args:
+        scaled_size: (2,) FLOAT, height and width; None where all frames have that size already.
+        corners, extents: (num_crops, 2) INT32, y and x of the windows' upper left corners, and their heights
+            and widths; None where all windows have the crop size.
     """
+    height_width = [crop_size[1], crop_size[0]]
     scaled: Any = frames
     if scaled_size is not None:
-        width, height = scaled_size
-        size = fn.cast(stack(height, width), dtype=FLOAT)
-        scaled = fn.resize(frames, size=size, interp_type=LINEAR, antialias=False)
+        scaled = fn.resize(frames, size=scaled_size, interp_type=LINEAR, antialias=False)
     crops: list[Any] = []
     for number in range(num_crops):
-        window = windows[number]
-        start = stack(window[1], window[0])
-        shape = stack(window[3] - window[1], window[2] - window[0])
-        crop: Any = fn.slice(scaled, start, shape, axis_names="HW")
-        if resize_windows:
-            crop = fn.resize(crop, size=[crop_size[1], crop_size[0]], interp_type=LINEAR, antialias=False)
+        extent: Any = height_width if extents is None else extents[number]
+        crop: Any = fn.slice(scaled, corners[number], extent, axis_names="HW")
+        if extents is not None:
+            crop = fn.resize(crop, size=height_width, interp_type=LINEAR, antialias=False)
         mirrored = int32(flips[number])
         crop = fn.flip(crop, horizontal=mirrored)
         if invert_mirrored_x:
@@ -152,21 +151,19 @@ def color_jitter(clips: DataNode, strength: float) -> DataNode:
     return fn.color_twist(clips, brightness=brightness, contrast=contrast, saturation=saturation)
 
 
-def scaled_flow(
-    pictures: DataNode, factors: tuple[DataNode, DataNode], *, crop_size: tuple[int, int]
-) -> DataNode:
+def scaled_flow(pictures: DataNode, factors: DataNode, *, crop_size: tuple[int, int]) -> DataNode:
     """Displacements multiplied by the factor by which their frame was scaled: adjust_magnitude.
 
     Args:
         pictures: (P, H, W, 1) uint8, x and y in turn; 128 is no motion.
-        factors: in x and in y, FLOAT64 scalars.
+        factors: (2,) FLOAT, in x and in y.
 
     Returns (P / 2, 2, H, W) float32 on the same scale; not rounded, and not clipped to 0..255.
     """
-    factor = fn.reshape(fn.cast(stack(*factors), dtype=FLOAT), shape=[1, 2, 1, 1])
+    factors = fn.reshape(factors, shape=[1, 2, 1, 1])
     pairs = fn.reshape(pictures, shape=[-1, 2, crop_size[1], crop_size[0]], layout="")
-    factor = factor.gpu() if pictures.device == "gpu" else factor
-    return (fn.cast(pairs, dtype=FLOAT) - 128.0) * factor + 128.0
+    factors = factors.gpu() if pictures.device == "gpu" else factors
+    return (fn.cast(pairs, dtype=FLOAT) - 128.0) * factors + 128.0
 
 
 def _inverted_x(crop: DataNode, mirrored: DataNode, crop_width: int, crop_height: int) -> DataNode:

@@ -15,7 +15,8 @@ from torch import Tensor
 from dali_pipes.balance import ClassBalance
 from dali_pipes.crops import CpuCropper
 from dali_pipes.partition import Partition, eval_partition, train_partition
-from dali_pipes.pipeline import OUTPUTS, PipelineSpec, build_pipeline
+from dali_pipes.pipeline import OUTPUTS, build_pipeline
+from dali_pipes.spec import PipelineSpec
 from dali_pipes.units import UnitReader
 from shards.manifest import Manifest, ShardError, check_contents, check_files, load_manifest
 from shards.reading import ShardDataset

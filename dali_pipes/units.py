@@ -1,13 +1,16 @@
 """Reads from a tar just the units that the sampled frames need, and joins them.
 
 Why not in DALI: its WebDataset reader copies every member that it is asked for, a video of 4 MB for 3 frames
-of 17 KB. So the reader delivers the small members only (table, header, labels), and this function, called by
-the graph with the frames that it has drawn, reads the units themselves.  docs/log.md has the figures.
+of 17 KB.  So the reader delivers the small members only (table, header, labels), and this reads the units of
+the frames that were chosen.  The kernel is told of all units of a batch before the first is read, so that a
+disk gets them at once without a thread for each.  docs/log.md has the figures.
 """
 
 import os
 from collections import deque
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from io import FileIO
@@ -15,9 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
+from dali_pipes.planning import META
 from shards import h264
 from shards.manifest import ShardError
-from shards.sample import META_FIELDS
 from shards.stream import VideoError
 
 TAR_BLOCK = 512
@@ -26,8 +29,9 @@ _SIZE_FIELD = slice(124, 136)  # of a tar header: octal digits
 _RESTART = tuple(np.array([0xFF, 0xD0 + number], np.uint8) for number in range(8))
 _END = np.array([0xFF, 0xD9], np.uint8)
 
-META = {name: place for place, name in enumerate(META_FIELDS)}
-"""Where each field stands in a `meta.npy` array."""
+
+Rows = Sequence[np.ndarray] | np.ndarray
+"""An array for each sample of a batch."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ def stream_place(json_source: bytes, json_size: int) -> tuple[str, str, int]:
 
 
 class UnitReader:
-    """The function that the graph calls with a batch of samples, lists of arrays with one entry a sample.
+    """Reads the units of a batch of samples; arguments are lists with one entry a sample.
 
     Attributes:
         failure: the message of the error that ended the pipeline, if it was raised here.
@@ -62,37 +66,10 @@ class UnitReader:
         self.codec = codec
         self.failure: str | None = None
         self.recent: deque[list[Place]] = deque(maxlen=max_batches_ahead + 2)
-        self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="units")
+        self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="h264") if codec == "h264" else None
 
-    def stitched(
-        self,
-        json_sources: list[np.ndarray],
-        jsons: list[np.ndarray],
-        metas: list[np.ndarray],
-        tables: list[np.ndarray],
-        heads: list[np.ndarray],
-        frames: list[np.ndarray],
-    ) -> list[np.ndarray]:
-        """mjpeg: one tall JPEG picture a sample, the pictures of `frames` (T,) from top to bottom."""
-        places = self._locate(json_sources, jsons)
-        return self._run(_stitch_sample, places, metas, tables, heads, frames)
-
-    def decoded(
-        self,
-        json_sources: list[np.ndarray],
-        jsons: list[np.ndarray],
-        metas: list[np.ndarray],
-        tables: list[np.ndarray],
-        frames: list[np.ndarray],
-    ) -> list[np.ndarray]:
-        """h264: the frames themselves, (T, padded_height, padded_width, 3) uint8, decoded by FFmpeg."""
-        places = self._locate(json_sources, jsons)
-        return self._run(_decode_sample, places, metas, tables, frames)
-
-    def close(self) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
-
-    def _locate(self, json_sources: list[np.ndarray], jsons: list[np.ndarray]) -> list[Place]:
+    def locate(self, json_sources: Rows, jsons: Rows) -> list[Place]:
+        """Where the streams lie, from the `json` members and what DALI says of them."""
         places = []
         for source, text in zip(json_sources, jsons, strict=True):
             tar, key, header_offset = stream_place(source.tobytes(), text.size)
@@ -100,9 +77,46 @@ class UnitReader:
         self.recent.append(places)
         return places
 
-    def _run(self, function, places: list[Place], *columns: list[np.ndarray]) -> list[np.ndarray]:
+    def stitched(
+        self,
+        places: Sequence[Place],
+        metas: Rows,
+        tables: Rows,
+        heads: Rows,
+        pictures: Rows,
+    ) -> list[np.ndarray]:
+        """mjpeg: one tall JPEG picture a sample, the pictures `pictures` (T,) from top to bottom."""
+        with self._named_failure():
+            rows = [table[chosen].tolist() for table, chosen in zip(tables, pictures, strict=True)]
+            for place, units in zip(places, rows, strict=True):
+                _announce(place, units)
+            return [_stitch(*sample) for sample in zip(places, metas, rows, heads, strict=True)]
+
+    def decoded(
+        self,
+        places: Sequence[Place],
+        metas: Rows,
+        tables: Rows,
+        frames: Rows,
+    ) -> list[np.ndarray]:
+        """h264: the frames themselves, (T, padded_height, padded_width, 3) uint8, decoded by FFmpeg."""
+        assert self._pool is not None, "of another codec"
+        with self._named_failure():
+            needed = []
+            for place, meta, table, chosen in zip(places, metas, tables, frames, strict=True):
+                needed.append(np.unique(chosen // int(meta[META["frames_per_unit"]])))
+                _announce(place, table[needed[-1]].tolist())
+            return list(self._pool.map(_decode, places, metas, tables, needed, frames))
+
+    def close(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+
+    @contextmanager
+    def _named_failure(self) -> Iterator[None]:
+        """Keep the message of an error, which DALI would bury in its own."""
         try:
-            return list(self._pool.map(function, [self.codec] * len(places), places, *columns))
+            yield
         except (ShardError, VideoError, OSError) as error:
             self.failure = str(error)
             raise
@@ -116,11 +130,20 @@ def _open_tar(path: str) -> FileIO:
     return tar
 
 
-def _stitch_sample(
-    codec: str, place: Place, meta: np.ndarray, table: np.ndarray, head: np.ndarray, frames: np.ndarray
-) -> np.ndarray:
+def _announce(place: Place, units: Sequence[Sequence[int]]) -> None:
+    """Tell the kernel which bytes, (start, length) in the stream, will be read."""
+    tar = _open_tar(place.tar).fileno()
+    for start, length in units:
+        if start < 0 or length < 1:
+            raise ShardError(
+                f"{place}: frames.npy names {length} bytes from {start} on; "
+                "check with scripts/verify_shards.py"
+            )
+        os.posix_fadvise(tar, place.offset + start, length, os.POSIX_FADV_WILLNEED)
+
+
+def _stitch(place: Place, meta: np.ndarray, units: list[list[int]], head: np.ndarray) -> np.ndarray:
     """One tall picture; the same bytes as `shards.jpeg.stitch` makes, read straight into their place."""
-    units = table[frames].tolist()
     height = int(meta[META["padded_height"]]) * len(units)
     picture = np.empty(head.size + sum(length for _, length in units) + 2 * len(units), np.uint8)
     picture[: head.size] = head
@@ -133,16 +156,15 @@ def _stitch_sample(
         picture[position : position + 2] = _RESTART[number % 8]
         position += 2
     picture[-2:] = _END
-    _read_units(codec, place, targets)
+    _read_units("mjpeg", place, targets)
     return picture
 
 
-def _decode_sample(
-    codec: str, place: Place, meta: np.ndarray, table: np.ndarray, frames: np.ndarray
+def _decode(
+    place: Place, meta: np.ndarray, table: np.ndarray, needed: np.ndarray, frames: np.ndarray
 ) -> np.ndarray:
-    """Frames of the GOPs that hold `frames`."""
+    """`frames`, out of the GOPs `needed`."""
     frames_per_unit = int(meta[META["frames_per_unit"]])
-    needed = np.unique(frames // frames_per_unit)
     lengths = table[needed, 1]
     starts = np.cumsum(lengths) - lengths
     stream = np.empty(int(lengths.sum()), np.uint8)
@@ -152,7 +174,7 @@ def _decode_sample(
         (int(table[unit, 0]), stream[start : start + length])
         for unit, start, length in zip(needed.tolist(), starts.tolist(), lengths.tolist(), strict=True)
     ]
-    _read_units(codec, place, targets)
+    _read_units("h264", place, targets)
     try:
         return h264.decode_frames(stream, compact, frames_per_unit, frames.tolist())
     except VideoError as error:
@@ -168,7 +190,7 @@ def _read_units(codec: str, place: Place, targets: list[tuple[int, np.ndarray]])
         raise ShardError(f"{place}: no member {name} follows json; check with scripts/verify_shards.py")
     size = int(header[_SIZE_FIELD].rstrip(b" \0"), 8)
     for start, target in targets:
-        if not 0 <= start <= size - target.size:
+        if start > size - target.size:
             raise ShardError(
                 f"{place}: frames.npy points at bytes {start} to {start + target.size} of {name}, "
                 f"which has {size}; check with scripts/verify_shards.py"

@@ -23,7 +23,7 @@ from probe_video_decoder import build_video_decoding, join_gops, to_mp4
 
 from dali_pipes.loader import Batch, Loader
 from dali_pipes.partition import eval_partition, train_partition
-from dali_pipes.pipeline import PipelineSpec
+from dali_pipes.spec import PipelineSpec
 from shards import h264
 from shards.manifest import ShardError, load_manifest
 from shards.reading import ShardDataset

@@ -110,7 +110,7 @@ def test_each_video_is_tested_once_under_its_name_whatever_the_ranks(finished, e
     evaluate([*arguments, "--scores", str(tmp_path / "1.npz"), "--out", str(out)])
     result = json.loads(out.read_text())
     assert (result["num_samples"], result["views"]) == (NUM_VAL, 40)
-    assert result["config"]["data"]["test"]["crop_size"] == 32
+    assert result["config"]["data"]["test"]["crop_size"] == [32, 32]
     alone = np.load(tmp_path / "1.npz")
     assert alone["names"].tolist() == [f"video_{i}.mp4" for i in range(NUM_VAL)]
     assert alone["labels"].tolist() == [i % 5 for i in range(NUM_VAL)]

@@ -5,7 +5,7 @@ import pytest
 from nvidia.dali import fn, pipeline_def, types
 
 from dali_pipes.crops import CpuCropper, crop_frames, graph_crops, scaled_flow
-from dali_pipes.graph_math import float64
+from dali_pipes.nodes import constant
 
 MEAN = np.array([123.675, 116.28, 103.53])
 STD = np.array([58.395, 57.12, 57.375])
@@ -134,7 +134,9 @@ def run_scaled_flow(pictures: np.ndarray, factors: np.ndarray) -> np.ndarray:
     @pipeline_def(batch_size=1, num_threads=1, device_id=None, prefetch_queue_depth=1)
     def graph():
         node = fn.reshape(types.Constant(pictures.reshape(-1), device="cpu"), shape=list(pictures.shape))
-        return scaled_flow(node, (float64(factors[0]), float64(factors[1])), crop_size=(width, height))
+        return scaled_flow(
+            node, types.Constant(factors.astype(np.float32), device="cpu"), crop_size=(width, height)
+        )
 
     pipeline = graph()
     pipeline.build()
@@ -181,6 +183,7 @@ def run_graph_crops(
 ) -> np.ndarray:
     """`graph_crops` on the CPU, where DALI has the same operators as on the GPU."""
     scaled = frames.shape[2:0:-1] != tuple(size)
+    extents = boxes[:, 3:1:-1] - boxes[:, 1::-1]
 
     @pipeline_def(batch_size=1, num_threads=1, device_id=None, prefetch_queue_depth=1)
     def graph():
@@ -188,12 +191,12 @@ def run_graph_crops(
         node = fn.reshape(node, shape=list(frames.shape), layout="FHWC")
         return graph_crops(
             node,
-            tuple(types.Constant(np.int32(length), device="cpu") for length in size) if scaled else None,
-            types.Constant(boxes.astype(np.int32), device="cpu"),
-            types.Constant(flips, device="cpu"),
+            constant(np.array(size[::-1], np.float32)) if scaled else None,
+            constant(boxes[:, 1::-1].astype(np.int32)),
+            constant(extents.astype(np.int32)) if (extents != crop_size[::-1]).any() else None,
+            constant(flips),
             num_crops=len(boxes),
             crop_size=crop_size,
-            resize_windows=bool((boxes[:, 2:] - boxes[:, :2] != crop_size).any()),
             invert_mirrored_x=invert_mirrored_x,
         )
 

@@ -8,7 +8,7 @@ from frame_shards import flow_video, numbered_videos, position_video, write_shar
 from loader_factory import eval_loader, ids, train_loader
 from video_factory import numbered_frame, read_number
 
-from dali_pipes import pipeline
+from dali_pipes import spec
 from dali_pipes.loader import Batch, Loader
 from shards.manifest import ShardError
 from shards.reading import ShardDataset
@@ -167,7 +167,7 @@ def test_stitched_frames_are_identical_to_frames_decoded_one_by_one(tmp_path, su
 
 
 def test_more_frames_than_one_picture_holds_are_split_into_several(shards, monkeypatch):
-    monkeypatch.setitem(pipeline._MAX_ROWS, "cpu", 48 * 3)
+    monkeypatch.setitem(spec._MAX_ROWS, "cpu", 48 * 3)
     for batch in eval_loader(shards(20), num_segments=7, num_crops=10):
         assert batch.clips.shape[1] == 70
         assert painted_numbers(batch.clips[:, 56:63]) == batch.frame_indices.tolist()

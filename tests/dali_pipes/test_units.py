@@ -25,12 +25,12 @@ class Call:
     head: np.ndarray
 
     def stitched(self, reader: UnitReader, frames) -> np.ndarray:
-        columns = [self.source, self.json, self.meta, self.table, self.head, np.array(frames, np.int32)]
-        return reader.stitched(*([column] for column in columns))[0]
+        places = reader.locate([self.source], [self.json])
+        return reader.stitched(places, [self.meta], [self.table], [self.head], [np.array(frames)])[0]
 
     def decoded(self, reader: UnitReader, frames) -> np.ndarray:
-        columns = [self.source, self.json, self.meta, self.table, np.array(frames, np.int32)]
-        return reader.decoded(*([column] for column in columns))[0]
+        places = reader.locate([self.source], [self.json])
+        return reader.decoded(places, [self.meta], [self.table], [np.array(frames)])[0]
 
 
 def prepare(directory, key: str) -> Call:
@@ -116,6 +116,16 @@ def test_a_table_that_points_outside_names_shard_key_and_range(directory):
         ShardError, match=r"shard-000000\.tar:00000001: frames\.npy points at bytes 100000000"
     ):
         call.stitched(make_reader("mjpeg"), [3, 4])
+
+
+@pytest.mark.parametrize("row", [(-7, 100), (100, -7)])
+def test_a_table_of_negative_numbers_names_shard_and_key(directory, row):
+    call = prepare(directory, "00000001")
+    call.table = call.table.copy()
+    call.table[4] = row
+    reader = make_reader("mjpeg")
+    with pytest.raises(ShardError, match=r"shard-000000\.tar:00000001: frames\.npy "):
+        call.stitched(reader, [3, 4])
 
 
 def test_a_tar_that_is_cut_off_names_shard_and_key(directory, tmp_path):

@@ -3,8 +3,6 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from graph_runner import run_graph
-from nvidia.dali import fn
 
 from dali_pipes import windows
 from tsn.config_io import load_config
@@ -13,27 +11,19 @@ from tsn.errors import UserError
 SCALES = (1.0, 0.875, 0.75, 0.66)
 
 
+def draws(count: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).random((count, windows.NUM_FRACTIONS))
+
+
 def multi_scale(sizes, *, crop_size=224, scales=SCALES, gap=1, fixed=5, seed=3):
-    return run_graph(
-        sizes,
-        lambda size: windows.multi_scale_window(
-            size[0],
-            size[1],
-            crop_size=np.broadcast_to(crop_size, 2).tolist(),
-            scales=scales,
-            max_scale_gap=gap,
-            num_fixed_crops=fixed,
-        ),
-        seed=seed,
-    )[:, 0]
+    crop_size = tuple(np.broadcast_to(crop_size, 2).tolist())
+    options = {"crop_size": crop_size, "scales": scales, "max_scale_gap": gap, "num_fixed_crops": fixed}
+    return windows.multi_scale_windows(np.array(sizes), draws(len(sizes), seed), **options)[:, 0]
 
 
 def random_resized(sizes, *, area=(0.08, 1.0), aspect=(3 / 4, 4 / 3), seed=3):
-    return run_graph(
-        sizes,
-        lambda size: windows.random_resized_window(size[0], size[1], area_range=area, aspect_range=aspect),
-        seed=seed,
-    )[:, 0]
+    options = {"area_range": area, "aspect_range": aspect}
+    return windows.random_resized_windows(np.array(sizes), draws(len(sizes), seed), **options)[:, 0]
 
 
 def reference_scaled_size(width: int, height: int, short_side: int) -> list[int]:
@@ -60,8 +50,7 @@ def test_frames_are_scaled_to_an_exact_size_or_to_fit_into_a_box():
 
 
 def scale(sizes, **options) -> list[list[int]]:
-    graph = run_graph(sizes, lambda size: fn.stack(*windows.scaled_size(size[0], size[1], **options)))
-    return graph.tolist()
+    return windows.scaled_sizes(np.array(sizes), **options).tolist()
 
 
 def test_multi_scale_windows_snap_to_the_width_and_the_height_of_a_crop_that_is_no_square():
@@ -78,9 +67,7 @@ def test_multi_scale_windows_lie_anywhere_where_no_positions_are_fixed():
 
 
 def test_three_crops_lie_along_the_side_that_is_longer_than_they_are():
-    (out,) = run_graph(
-        [[300, 200]], lambda s: windows.test_windows(s[0], s[1], crop_size=(300, 100), num_crops=3)
-    )
+    (out,) = windows.test_windows(np.array([[300, 200]]), crop_size=(300, 100), num_crops=3)
     assert out.tolist() == [[0, 0, 300, 100], [0, 100, 300, 200], [0, 50, 300, 150]]
 
 
@@ -119,7 +106,7 @@ def test_windows_of_ranks_differ_through_the_seed():
 
 def test_unknown_number_of_crops_is_refused():
     with pytest.raises(ValueError, match="num_crops: got 4, expected 1, 3 or 10"):
-        run_graph([[340, 256]], lambda s: windows.test_windows(s[0], s[1], crop_size=(224, 224), num_crops=4))
+        windows.test_windows(np.array([[340, 256]]), crop_size=(224, 224), num_crops=4)
 
 
 def test_test_windows_equal_the_golden_cases(golden):
@@ -127,14 +114,11 @@ def test_test_windows_equal_the_golden_cases(golden):
     checked = Counter()
     for case in json.loads((golden / "crops_0x.json").read_text())["deterministic"]:
         crop_size, num_crops = case["args"]["crop_size"], kinds[case["type"]]
-        crop_size = np.broadcast_to(crop_size, 2).tolist()
+        crop_size = tuple(np.broadcast_to(crop_size, 2).tolist())
         if case["crops"] == "assertion error":
             checked["refused"] += 1
             continue  # see test_three_crops_that_no_side_fits_are_refused
-        (out,) = run_graph(
-            [case["image_wh"]],
-            lambda s, c=crop_size, n=num_crops: windows.test_windows(s[0], s[1], crop_size=c, num_crops=n),
-        )
+        (out,) = windows.test_windows(np.array([case["image_wh"]]), crop_size=crop_size, num_crops=num_crops)
         assert out.tolist() == [crop["box"] for crop in case["crops"]], case
         assert windows.test_flips(num_crops) == [crop["flipped"] for crop in case["crops"]]
         checked[num_crops] += 1

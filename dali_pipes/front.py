@@ -1,0 +1,120 @@
+"""What the graph calls before decoding: it decides about a batch and reads the units that are needed.
+
+One call a batch, in NumPy.  As operators of the graph, of which each has its price for each sample, the same
+arithmetic took three quarters of a millisecond a video; here it takes a fiftieth.  docs/log.md has the
+figures.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from dali_pipes.planning import META, Plan, plan_testing, plan_training
+from dali_pipes.spec import PipelineSpec
+from dali_pipes.units import UnitReader
+from tsn.config import TrainDataConfig
+
+Column = Sequence[np.ndarray]
+"""An array for each sample of the batch."""
+
+
+class Front:
+    """A function of the members of a batch.
+
+    Attributes:
+        inputs: names of its arguments in their order, each a `Column`: members; "source", where DALI read
+            `json`; "fractions", the random numbers of training.
+        outputs: names of what it returns in their order, each a `Column`.
+    """
+
+    def __init__(self, spec: PipelineSpec, units: UnitReader):
+        self._spec = spec
+        self._units = units
+        self.inputs = ["source", "json", "meta.npy", "frames.npy", "head", "label.npy"]
+        self.inputs += ["parts.npy"] * spec.reads_parts + ["fractions"] * spec.training
+        self.outputs = ["labels", "sample_ids", "frame_indices", "windows", "flips"]
+        self.outputs += ["sizes"] if spec.device == "cpu" else ["visible", "scaled", "corners", "extents"]
+        self.outputs += ["flow_factors"] * spec.scales_flow
+        if spec.manifest.codec == "h264":
+            self.outputs += ["frames"]
+        for number in range(len(spec.stacks) if spec.manifest.codec == "mjpeg" else 0):
+            self.outputs += [f"picture_{number}", f"shape_{number}"]
+
+    def __call__(self, *columns: Column) -> tuple[Column, ...]:
+        members = dict(zip(self.inputs, columns, strict=True))
+        meta = np.stack(members["meta.npy"]).astype(np.int64)
+        plan = self._plan(members, meta)
+        found: dict[str, Any] = {
+            "labels": self._labels(members["label.npy"]),
+            "sample_ids": _scalars(meta[:, META["sample_id"]].astype(np.int32)),
+            "frame_indices": plan.frame_indices.astype(np.int32),
+            "windows": plan.windows.astype(np.int32),
+            "flips": np.ascontiguousarray(plan.flips),
+            **self._geometry(plan),
+            **self._read(members, meta, plan.frame_indices),
+        }
+        return tuple(list(found[name]) for name in self.outputs)
+
+    def _plan(self, members: dict[str, Column], meta: np.ndarray) -> Plan:
+        data = self._spec.data
+        if isinstance(data, TrainDataConfig):
+            fractions = np.stack(members["fractions"]).astype(np.float64)
+            return plan_training(data, meta, fractions, members.get("parts.npy", ()))
+        return plan_testing(data, meta)
+
+    def _labels(self, labels: Column) -> Any:
+        """() int64 each, or (num_classes,) uint8 with a one for each label."""
+        manifest = self._spec.manifest
+        if not manifest.multi_label:
+            return _scalars(np.array([own[0] for own in labels], np.int64))
+        rows = np.zeros((len(labels), manifest.num_classes), np.uint8)
+        for row, own in zip(rows, labels, strict=True):
+            row[own] = 1
+        return rows
+
+    def _geometry(self, plan: Plan) -> dict[str, np.ndarray]:
+        """For `CpuCropper`: `sizes`.  For `graph_crops`: pairs of height and width, as DALI wants them."""
+        crops = plan.windows[..., 2:] - plan.windows[..., :2]  # (N, num_crops, 2)
+        # All windows of a video have one size.
+        factors = plan.scaled_sizes / plan.sizes * self._spec.data.crop_size / crops[:, 0]
+        return {
+            "sizes": np.concatenate([plan.sizes, plan.scaled_sizes], axis=1).astype(np.int32),
+            "visible": _flipped(plan.sizes, np.int32),
+            "scaled": _flipped(plan.scaled_sizes, np.float32),
+            "corners": _flipped(plan.windows[..., :2], np.int32),
+            "extents": _flipped(crops, np.int32),
+            "flow_factors": factors.astype(np.float32),
+        }
+
+    def _read(
+        self, members: dict[str, Column], meta: np.ndarray, frame_indices: np.ndarray
+    ) -> dict[str, Any]:
+        """h264: `frames`, decoded.  mjpeg: stitched pictures, and the shapes to take them apart."""
+        spec = self._spec
+        places = self._units.locate(members["source"], members["json"])
+        tables = members["frames.npy"]
+        if spec.manifest.codec == "h264":
+            return {"frames": self._units.decoded(places, meta, tables, frame_indices)}
+        pictures, channels = frame_indices, 3
+        if spec.is_flow:
+            pictures, channels = np.stack([2 * pictures, 2 * pictures + 1], axis=2).reshape(len(meta), -1), 1
+        found: dict[str, Any] = {}
+        for number, part in enumerate(spec.stacks):
+            found[f"picture_{number}"] = self._units.stitched(
+                places, meta, tables, members["head"], pictures[:, part]
+            )
+            rows, columns = meta[:, META["padded_height"]], meta[:, META["width"]]
+            count = np.full(len(meta), part.stop - part.start)
+            shapes = np.stack([count, rows, columns, np.full(len(meta), channels)], axis=1)
+            found[f"shape_{number}"] = shapes.astype(np.int32)
+        return found
+
+
+def _scalars(values: np.ndarray) -> Column:
+    return [np.array(value) for value in values]
+
+
+def _flipped(pairs: np.ndarray, dtype: type) -> np.ndarray:
+    """(x, y) as (y, x)."""
+    return np.ascontiguousarray(pairs[..., ::-1], dtype)
