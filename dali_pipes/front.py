@@ -34,25 +34,29 @@ class Front:
         self.inputs = ["source", "json", "meta.npy", "frames.npy", "head", "label.npy"]
         self.inputs += ["parts.npy"] * spec.reads_parts + ["fractions"] * spec.training
         self.outputs = ["labels", "sample_ids", "frame_indices", "windows", "flips"]
-        self.outputs += ["sizes"] if spec.device == "cpu" else ["visible", "scaled", "corners", "extents"]
+        self.outputs += (
+            ["sizes", "boxes"] if spec.device == "cpu" else ["visible", "scaled", "corners", "extents"]
+        )
+        self.outputs += ["column", "num_columns"] * spec.decodes_columns
         self.outputs += ["flow_factors"] * spec.scales_flow
         if spec.manifest.codec == "h264":
             self.outputs += ["frames"]
         for number in range(len(spec.stacks) if spec.manifest.codec == "mjpeg" else 0):
             self.outputs += [f"picture_{number}", f"shape_{number}"]
 
-    def __call__(self, *columns: Column) -> tuple[Column, ...]:
-        members = dict(zip(self.inputs, columns, strict=True))
+    def __call__(self, *arguments: Column) -> tuple[Column, ...]:
+        members = dict(zip(self.inputs, arguments, strict=True))
         meta = np.stack(members["meta.npy"]).astype(np.int64)
         plan = self._plan(members, meta)
+        columns = self._decoded_columns(plan)
         found: dict[str, Any] = {
             "labels": self._labels(members["label.npy"]),
             "sample_ids": _scalars(meta[:, META["sample_id"]].astype(np.int32)),
             "frame_indices": plan.frame_indices.astype(np.int32),
             "windows": plan.windows.astype(np.int32),
             "flips": np.ascontiguousarray(plan.flips),
-            **self._geometry(plan),
-            **self._read(members, meta, plan.frame_indices),
+            **self._geometry(plan, columns),
+            **self._read(members, meta, plan.frame_indices, columns),
         }
         return tuple(list(found[name]) for name in self.outputs)
 
@@ -73,13 +77,27 @@ class Front:
             row[own] = 1
         return rows
 
-    def _geometry(self, plan: Plan) -> dict[str, np.ndarray]:
-        """For `CpuCropper`: `sizes`.  For `graph_crops`: pairs of height and width, as DALI wants them."""
+    def _decoded_columns(self, plan: Plan) -> np.ndarray:
+        """(N, 2), the first column of each video's pictures that is decoded, and how many are."""
+        first, end = np.zeros_like(plan.sizes[:, 0]), plan.sizes[:, 0]
+        if self._spec.decodes_columns:
+            first, end = plan.windows[..., 0].min(axis=1), plan.windows[..., 2].max(axis=1)
+        return np.stack([first, end - first], axis=1)
+
+    def _geometry(self, plan: Plan, columns: np.ndarray) -> dict[str, np.ndarray]:
+        """For `CpuCropper`: `sizes` and `boxes` in the decoded columns.  For `graph_crops`: pairs of height
+        and width, as DALI wants them."""
+        visible, scaled = plan.sizes.copy(), plan.scaled_sizes.copy()
+        if self._spec.decodes_columns:
+            visible[:, 0] = scaled[:, 0] = columns[:, 1]
         crops = plan.windows[..., 2:] - plan.windows[..., :2]  # (N, num_crops, 2)
         # All windows of a video have one size.
         factors = plan.scaled_sizes / plan.sizes * self._spec.data.crop_size / crops[:, 0]
         return {
-            "sizes": np.concatenate([plan.sizes, plan.scaled_sizes], axis=1).astype(np.int32),
+            "sizes": np.concatenate([visible, scaled], axis=1).astype(np.int32),
+            "boxes": (plan.windows - columns[:, None, :1] * [1, 0, 1, 0]).astype(np.int32),
+            "column": columns[:, :1].astype(np.int32),
+            "num_columns": columns[:, 1:].astype(np.int32),
             "visible": _flipped(plan.sizes, np.int32),
             "scaled": _flipped(plan.scaled_sizes, np.float32),
             "corners": _flipped(plan.windows[..., :2], np.int32),
@@ -88,7 +106,7 @@ class Front:
         }
 
     def _read(
-        self, members: dict[str, Column], meta: np.ndarray, frame_indices: np.ndarray
+        self, members: dict[str, Column], meta: np.ndarray, frame_indices: np.ndarray, columns: np.ndarray
     ) -> dict[str, Any]:
         """h264: `frames`, decoded.  mjpeg: stitched pictures, and the shapes to take them apart."""
         spec = self._spec
@@ -104,9 +122,8 @@ class Front:
             found[f"picture_{number}"] = self._units.stitched(
                 places, meta, tables, members["head"], pictures[:, part]
             )
-            rows, columns = meta[:, META["padded_height"]], meta[:, META["width"]]
-            count = np.full(len(meta), part.stop - part.start)
-            shapes = np.stack([count, rows, columns, np.full(len(meta), channels)], axis=1)
+            count, rows = np.full(len(meta), part.stop - part.start), meta[:, META["padded_height"]]
+            shapes = np.stack([count, rows, columns[:, 1], np.full(len(meta), channels)], axis=1)
             found[f"shape_{number}"] = shapes.astype(np.int32)
         return found
 

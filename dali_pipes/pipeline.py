@@ -107,7 +107,8 @@ def _read(spec: PipelineSpec, files: Sequence[tuple[Path, Path]]) -> dict[str, D
 
 
 def _decode(spec: PipelineSpec, found: dict[str, Any]) -> DataNode:
-    """(T, padded_height, padded_width, 3) uint8, the sampled frames with the padding of their codec.
+    """(T, padded_height, padded_width, 3) uint8, the sampled frames with the padding of their codec; of
+    mjpeg on the CPU only the columns of the windows.
 
     Of flow, (2 T, padded_height, padded_width, 1): x and y of each frame.
     """
@@ -116,13 +117,18 @@ def _decode(spec: PipelineSpec, found: dict[str, Any]) -> DataNode:
         return frames.gpu() if spec.device == "gpu" else frames
     stacks: list[Any] = []
     for number in range(len(spec.stacks)):
-        tall = fn.decoders.image(
-            found[f"picture_{number}"],
-            device="mixed" if spec.device == "gpu" else "cpu",
-            output_type=GRAY if spec.is_flow else RGB,
-            jpeg_fancy_upsampling=True,
-            hw_decoder_load=spec.hw_decoder_load,
-        )
+        options: dict[str, Any] = {
+            "device": "mixed" if spec.device == "gpu" else "cpu",
+            "output_type": GRAY if spec.is_flow else RGB,
+            "jpeg_fancy_upsampling": True,
+            "hw_decoder_load": spec.hw_decoder_load,
+        }
+        picture = found[f"picture_{number}"]
+        if spec.decodes_columns:
+            columns = {"start": found["column"], "shape": found["num_columns"], "axes": [1]}
+            tall = fn.decoders.image_slice(picture, **columns, **options)
+        else:
+            tall = fn.decoders.image(picture, **options)
         stacks.append(fn.reshape(tall, shape=found[f"shape_{number}"], layout="FHWC"))
     frames = stacks[0] if len(stacks) == 1 else fn.cat(*stacks, axis=0)
     return frames
@@ -131,7 +137,7 @@ def _decode(spec: PipelineSpec, found: dict[str, Any]) -> DataNode:
 def _crop(spec: PipelineSpec, frames: DataNode, found: dict[str, Any], cropper: CpuCropper) -> DataNode:
     """One video of `Batch.clips`: (V, H, W, 3), or of flow (V, 2 * clip_len, H, W)."""
     if spec.device == "cpu":
-        geometry = (found["sizes"], found["windows"], found["flips"])
+        geometry = (found["sizes"], found["boxes"], found["flips"])
         clips: Any = fn.python_function(frames, *geometry, function=cropper, batch_processing=True)
     else:
         if spec.changes_size:  # else the windows leave the codec's padding out by themselves

@@ -68,6 +68,14 @@ class PipelineSpec:
         return {self.manifest.min_short_side, self.manifest.max_short_side} != {self.data.short_side}
 
     @property
+    def decodes_columns(self) -> bool:
+        """Of each picture only the columns of the windows are decoded, which libjpeg-turbo does in less time.
+
+        Where frames are scaled first, all of them are needed.
+        """
+        return self.device == "cpu" and self.manifest.codec == "mjpeg" and not self.changes_size
+
+    @property
     def stacks(self) -> list[slice]:
         """Parts of the sampled pictures that fit into one stitched picture each.  A frame of flow is two grey
         pictures, x and y."""

@@ -166,6 +166,23 @@ def test_stitched_frames_are_identical_to_frames_decoded_one_by_one(tmp_path, su
         assert (clip.numpy() == alone[:, :, 10:60]).all()
 
 
+@pytest.mark.parametrize("subsampling", ["420", "422", "444", "flow"])
+def test_columns_decoded_alone_are_those_of_the_whole_picture(tmp_path, monkeypatch, subsampling):
+    channels = 2 if subsampling == "flow" else 3
+    draws = np.random.default_rng(0)
+    coarse = draws.integers(0, 256, (7, 25, 40, channels), np.uint8)
+    video = list(coarse.repeat(2, axis=1).repeat(2, axis=2))
+    options = {} if subsampling == "flow" else {"subsampling": subsampling}
+    directory = write_shards(tmp_path, [video] * 12, **options)
+    split = {"num_segments": 7, "crop": "random_resized", "crop_size": (24, 16), "flip": 0.5}
+    columns = list(train_loader(directory, **split))
+    monkeypatch.setattr(spec.PipelineSpec, "decodes_columns", False)
+    whole = list(train_loader(directory, **split))
+    assert len({tuple(batch.windows[0, 0].tolist()) for batch in whole}) == 3
+    for one, other in zip(columns, whole, strict=True):
+        assert_equal(one, other)
+
+
 def test_more_frames_than_one_picture_holds_are_split_into_several(shards, monkeypatch):
     monkeypatch.setitem(spec._MAX_ROWS, "cpu", 48 * 3)
     for batch in eval_loader(shards(20), num_segments=7, num_crops=10):

@@ -1,5 +1,6 @@
 import dataclasses
 import io
+import os
 
 import numpy as np
 import pytest
@@ -80,6 +81,30 @@ def test_a_stitched_picture_shows_the_frames_asked_for(directory):
     picture = prepare(directory, "00000002").stitched(make_reader("mjpeg"), frames)
     tall = np.asarray(Image.open(io.BytesIO(picture.tobytes())))
     assert [read_number(part[:50]) for part in tall.reshape(len(frames), -1, 70, 3)] == frames
+
+
+def test_the_units_of_a_batch_are_all_announced_before_the_first_is_read(directory, monkeypatch):
+    events = []
+    read, advise = os.preadv, os.posix_fadvise
+
+    def recorded_read(file, buffers, offset):
+        events.append(("read", offset, len(buffers[0])))
+        return read(file, buffers, offset)
+
+    def recorded_advice(file, offset, length, advice):
+        if advice == os.POSIX_FADV_WILLNEED:
+            events.append(("announce", offset, length))
+        return advise(file, offset, length, advice)
+
+    monkeypatch.setattr(os, "preadv", recorded_read)
+    monkeypatch.setattr(os, "posix_fadvise", recorded_advice)
+    calls = [prepare(directory, key) for key in ("00000001", "00000002")]
+    reader = make_reader("mjpeg")
+    places = reader.locate(*([getattr(call, name) for call in calls] for name in ("source", "json")))
+    columns = ([getattr(call, name) for call in calls] for name in ("meta", "table", "head"))
+    reader.stitched(places, *columns, [np.array([3, 17]), np.array([29, 0])])
+    assert [kind for kind, *_ in events] == ["announce"] * 4 + ["read"] * 4
+    assert [place for _, *place in events[:4]] == [place for _, *place in events[4:]]
 
 
 def test_decoded_h264_shows_the_frames_asked_for(h264_directory):
