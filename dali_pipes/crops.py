@@ -137,7 +137,7 @@ def graph_crops(
     crops: list[Any] = []
     for number in range(num_crops):
         extent: Any = height_width if extents is None else extents[number]
-        crop: Any = fn.slice(scaled, corners[number], extent, axis_names="HW")
+        crop: Any = fn.slice(scaled, start=corners[number], shape=extent, axis_names="HW")
         if extents is not None:
             crop = fn.resize(crop, size=height_width, interp_type=LINEAR, antialias=False)
         mirrored = int32(flips[number])
