@@ -57,7 +57,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def run_loader(args: argparse.Namespace) -> None:
-    from bench_loader import benchmark_loader, print_loader
+    from support.bench_loader import benchmark_loader, print_loader
 
     figures = benchmark_loader(args)
     print_loader(figures)
@@ -68,9 +68,9 @@ def run_loader(args: argparse.Namespace) -> None:
 
 
 def run_tables(args: argparse.Namespace) -> None:
-    from bench_pipeline import run_pipeline_benchmark
-    from bench_report import write_report
-    from bench_suite import run_suite
+    from support.bench_pipeline import run_pipeline_benchmark
+    from support.bench_report import write_report
+    from support.bench_suite import run_suite
 
     limit_s = args.limit_s or LIMITS_S[args.command]
     if args.command == "pipeline":

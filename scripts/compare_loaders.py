@@ -21,7 +21,9 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from loader_baselines import (
+from torch.utils.data import DataLoader, Sampler
+
+from support.loader_baselines import (
     CROP_SIZE,
     DECODERS,
     VARIANTS,
@@ -33,9 +35,7 @@ from loader_baselines import (
     lend_ffmpeg_to_torchcodec,
     scan_video,
 )
-from measuring import time_steady
-from torch.utils.data import DataLoader, Sampler
-
+from support.measuring import time_steady
 from tsn.config import DataConfig, EvalDataConfig, TrainDataConfig
 from tsn.machine import describe_machine
 

@@ -17,13 +17,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-import gpu_library
 import torch
 import torch.cuda.nccl
 import torch.distributed
-from disk_speed import DiskSpeed, measure_disk, read_ahead_file
 
 from shards.manifest import ShardError, load_manifest
+from support import gpu_library
+from support.disk_speed import DiskSpeed, measure_disk, read_ahead_file
 
 DALI_BUILDS = {"nvidia-dali-cuda120": 12_000, "nvidia-dali-cuda130": 13_000}
 """DALI's distributions, and the oldest CUDA version of a driver that each runs on, as drivers number it."""

@@ -9,9 +9,8 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
-import bench_model
-
 import launch
+from support import bench_model
 from tsn.model import TSN
 
 # "FLOPs" in the model files (metafile.yml) of MMAction2 0.x: one row for each figure that differs.

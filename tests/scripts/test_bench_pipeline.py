@@ -14,14 +14,10 @@ from video_factory import numbered_frame, read_number
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
-import bench_inputs
-import bench_pipeline
-import bench_report
-import measuring
 import probe_video_decoder
-
 from shards import h264, jpeg
 from shards.manifest import ShardError, check_files, load_manifest
+from support import bench_inputs, bench_pipeline, bench_report, measuring
 from tsn.errors import UserError
 
 MJPEG, H264 = bench_inputs.Packing(), bench_inputs.Packing("h264", gop=4)

@@ -9,10 +9,9 @@ from frame_shards import numbered_videos, write_shards
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
-import bench_suite
-import bench_training
-from bench_report import NO_GPU, OUT_OF_TIME, Section
-from measuring import Budget
+from support import bench_suite, bench_training
+from support.bench_report import NO_GPU, OUT_OF_TIME, Section
+from support.measuring import Budget
 
 SMALL = tuple(
     f"data.{split}.{name}"

@@ -17,7 +17,7 @@ BASELINES = ("PyAV", "torchcodec", "decord")
 @pytest.fixture(scope="module")
 def baselines() -> ModuleType:
     spec = importlib.util.spec_from_file_location(
-        "loader_baselines", PROJECT / "scripts" / "loader_baselines.py"
+        "loader_baselines", PROJECT / "scripts" / "support" / "loader_baselines.py"
     )
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)

@@ -11,11 +11,9 @@ from frame_shards import numbered_videos, write_shards
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
 
-import disk_speed  # noqa: E402
 import doctor  # noqa: E402
-import gpu_library  # noqa: E402
-
 from shards.manifest import load_manifest  # noqa: E402
+from support import disk_speed, gpu_library  # noqa: E402
 
 
 def test_a_machine_without_a_driver_trains_on_the_cpu():

@@ -9,7 +9,7 @@ from pathlib import Path
 from shards.manifest import ShardError, load_manifest, write_manifest
 from tsn.errors import UserError
 
-SCRIPTS = Path(__file__).resolve().parent
+SCRIPTS = Path(__file__).resolve().parents[1]
 SUFFIXES = {".mp4", ".mkv", ".avi", ".webm", ".mov"}
 
 

@@ -8,8 +8,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from bench_inputs import Packing, find_videos
-from bench_model import (
+
+import launch
+from shards.manifest import ShardError, load_manifest
+from support.bench_inputs import Packing, find_videos
+from support.bench_model import (
     ONE_PROCESS,
     TEST_COLUMNS,
     describe_network,
@@ -19,9 +22,9 @@ from bench_model import (
     time_test,
     views_of,
 )
-from bench_pipeline import pack_all
-from bench_report import NO_GPU, OUT_OF_TIME, Row, Section
-from bench_training import (
+from support.bench_pipeline import pack_all
+from support.bench_report import NO_GPU, OUT_OF_TIME, Row, Section
+from support.bench_training import (
     TRAIN_COLUMNS,
     EndlessLoader,
     arithmetic_rate,
@@ -32,10 +35,7 @@ from bench_training import (
     time_to_first_step,
     training_flops,
 )
-from measuring import Budget
-
-import launch
-from shards.manifest import ShardError, load_manifest
+from support.measuring import Budget
 from tsn.config import BACKBONES
 from tsn.errors import UserError
 

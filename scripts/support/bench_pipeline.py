@@ -14,21 +14,21 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from bench_inputs import SCRIPTS, Packing, find_videos, pack
-from bench_loader import build_decoding, iter_forever, known_sample, stitched_pictures
-from bench_report import NO_GPU, OUT_OF_TIME, Row, Section
-from measuring import Budget, rate_for, used_gpu_gb
 from nvidia.dali import backend
-from probe_video_decoder import build_video_decoding, join_gops, to_mp4
 
 from dali_pipes.loader import Batch, Loader
 from dali_pipes.partition import eval_partition, train_partition
 from dali_pipes.spec import PipelineSpec
+from probe_video_decoder import build_video_decoding, join_gops, to_mp4
 from shards import h264
 from shards.manifest import ShardError, load_manifest
 from shards.reading import ShardDataset
 from shards.sample import Sample
 from shards.stream import VideoError
+from support.bench_inputs import SCRIPTS, Packing, find_videos, pack
+from support.bench_loader import build_decoding, iter_forever, known_sample, stitched_pictures
+from support.bench_report import NO_GPU, OUT_OF_TIME, Row, Section
+from support.measuring import Budget, rate_for, used_gpu_gb
 from tsn.config import EvalDataConfig, TrainDataConfig
 from tsn.model import RGB_MEAN, RGB_STD
 

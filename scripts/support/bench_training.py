@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bench_inputs import SCRIPTS
-from bench_loader import iter_forever
-from bench_model import (
+from torch import Tensor
+
+import launch
+from support.bench_inputs import SCRIPTS
+from support.bench_loader import iter_forever
+from support.bench_model import (
     ONE_PROCESS,
     count_macs,
     peak_memory,
@@ -22,10 +25,7 @@ from bench_model import (
     synthetic_clips,
     wait_for,
 )
-from bench_report import Row
-from torch import Tensor
-
-import launch
+from support.bench_report import Row
 from tsn.config_io import NamedConfig
 from tsn.data import Loader
 from tsn.run import Run

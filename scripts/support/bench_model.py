@@ -6,14 +6,14 @@ from itertools import repeat
 from typing import Any, Literal
 
 import torch
-from bench_loader import iter_forever
-from bench_report import Row, Section
-from measuring import rate_for
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 from torch.utils.flop_counter import FlopCounterMode
 
 import launch
+from support.bench_loader import iter_forever
+from support.bench_report import Row, Section
+from support.measuring import rate_for
 from tsn.config import Config, EvalDataConfig, TrainDataConfig
 from tsn.config_io import NamedConfig, load_config
 from tsn.distributed import World

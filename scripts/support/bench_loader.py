@@ -17,7 +17,6 @@ from typing import Any, cast
 import cv2
 import numpy as np
 import torch
-from measuring import time_steady
 from nvidia.dali import fn, types
 from nvidia.dali.pipeline import Pipeline, pipeline_def
 
@@ -26,6 +25,7 @@ from dali_pipes.loader import Batch, Loader
 from shards.jpeg import stitch
 from shards.reading import ShardDataset
 from shards.sample import Sample, sample_key
+from support.measuring import time_steady
 from tsn.distributed import World
 from tsn.errors import UserError
 
