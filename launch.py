@@ -57,8 +57,29 @@ def add_config_arguments(parser: argparse.ArgumentParser, *, cfg_required: bool 
 
 
 def read_config(args: argparse.Namespace, extra: Sequence[str] = ()) -> NamedConfig:
-    """The config that the options name; `extra` overrides come before those of the user."""
-    return load_config(args.cfg, [*extra, *args.overrides])
+    """The config that the options name; `extra` are overrides that other options stand for.
+
+    Raises:
+        UserError: there is no such config, or it or the overrides have faults; all of them are listed.
+    """
+    overrides = [*extra, *args.overrides]
+    check_overrides(overrides)
+    return load_config(args.cfg, overrides)
+
+
+def check_overrides(overrides: Sequence[str]) -> None:
+    """Refuse a setting that is given twice: which of the two was meant, nobody can tell."""
+    values: dict[str, list[str]] = {}
+    for override in overrides:
+        key, _, value = override.partition("=")
+        values.setdefault(key, []).append(value)
+    faults = [
+        f"command line: {key}: given {len(given)} times ({', '.join(given)}); give it once"
+        for key, given in values.items()
+        if len(given) > 1
+    ]
+    if faults:
+        raise UserError("\n".join(faults))
 
 
 @contextmanager

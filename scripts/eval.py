@@ -83,6 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         report(args.out, measure_again(args.from_scores, args.metrics))
         return 0
 
+    launch.check_overrides(args.overrides)
     tested = read_model(args)
     config = tested.named.config
     manifest = launch.check_shards(config, ("test",))["test"]

@@ -184,6 +184,12 @@ def test_nothing_is_overwritten_unless_asked_and_all_faults_come_at_once(run, ev
     assert read(tmp_path / "r.json")["num_samples"] == 11
 
 
+def test_a_setting_given_twice_is_refused(run, evaluate):
+    twice = ["data.test.batch_size=1", "--metrics", "top1", "data.test.batch_size=2"]
+    with pytest.raises(UserError, match=r"data\.test\.batch_size: given 2 times \(1, 2\); give it once"):
+        evaluate(["--checkpoint", str(run / "run" / "last.pt"), *twice])
+
+
 def test_overrides_may_follow_the_metrics(run, evaluate, tmp_path):
     out = tmp_path / "r.json"
     names = ["--metrics", "top_k_accuracy", "data.test.num_segments=4"]

@@ -77,6 +77,15 @@ def assert_same_run(found: Path, expected: Path) -> None:
         assert torch.equal(one.optimizer["state"][index]["momentum_buffer"], state["momentum_buffer"])
 
 
+def test_a_setting_given_twice_is_refused(train, tmp_path):
+    options = ["--cfg", "mini.yaml", "--work-dir", str(tmp_path / "run")]
+    twice = ["optim.lr=1", "schedule.epochs=3", "optim.lr=2"]
+    with pytest.raises(UserError, match=r"^command line: optim\.lr: given 2 times \(1, 2\); give it once$"):
+        train.main([*options, *twice])
+    with pytest.raises(UserError, match=r"train\.seed: given 2 times \(3, 4\)"):
+        train.main([*options, "--seed", "3", "train.seed=4"])
+
+
 def test_a_run_leaves_its_config_log_curves_and_checkpoints(finished):
     assert sorted(path.name for path in finished.iterdir()) == [
         "best.pt",

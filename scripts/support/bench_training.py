@@ -240,6 +240,9 @@ def time_to_first_step(
     """Seconds from the command `train.py --cfg ...` to the first step's record; None: none came in time."""
     command = [sys.executable, str(SCRIPTS.parent / "train.py"), "--cfg", cfg, "--work-dir", str(work_dir)]
     settings = ["model.pretrained=none", "train.log_every_steps=1", *overrides]
+    settings = list(
+        {setting.partition("=")[0]: setting for setting in settings}.values()
+    )  # the last one wins
     start = time.perf_counter()
     with open(work_dir.with_suffix(".log"), "w") as log:
         process = subprocess.Popen([*command, *settings], stdout=log, stderr=subprocess.STDOUT)
