@@ -1,7 +1,7 @@
 """What the graph calls before decoding: it decides about a batch and reads the units that are needed.
 
 One call a batch, in NumPy.  As operators of the graph, of which each has its price for each sample, the same
-arithmetic took three quarters of a millisecond a video; here it takes a fiftieth.  docs/log.md has the
+arithmetic took three quarters of a millisecond a video; here it takes a fortieth.  docs/log.md has the
 figures.
 """
 
@@ -98,10 +98,10 @@ class Front:
             "boxes": (plan.windows - columns[:, None, :1] * [1, 0, 1, 0]).astype(np.int32),
             "column": columns[:, :1].astype(np.int32),
             "num_columns": columns[:, 1:].astype(np.int32),
-            "visible": _flipped(plan.sizes, np.int32),
-            "scaled": _flipped(plan.scaled_sizes, np.float32),
-            "corners": _flipped(plan.windows[..., :2], np.int32),
-            "extents": _flipped(crops, np.int32),
+            "visible": _height_width(plan.sizes, np.int32),
+            "scaled": _height_width(plan.scaled_sizes, np.float32),
+            "corners": _height_width(plan.windows[..., :2], np.int32),
+            "extents": _height_width(crops, np.int32),
             "flow_factors": factors.astype(np.float32),
         }
 
@@ -132,6 +132,6 @@ def _scalars(values: np.ndarray) -> Column:
     return [np.array(value) for value in values]
 
 
-def _flipped(pairs: np.ndarray, dtype: type) -> np.ndarray:
-    """(x, y) as (y, x)."""
+def _height_width(pairs: np.ndarray, dtype: type) -> np.ndarray:
+    """Pairs (x, y), or (width, height), the other way round."""
     return np.ascontiguousarray(pairs[..., ::-1], dtype)
