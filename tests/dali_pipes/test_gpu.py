@@ -35,7 +35,7 @@ def loaders(directory, *, training: bool, **split) -> tuple[Loader, Loader]:
     return tuple(make_loader(directory, device, training=training, **split) for device in ("cpu", "gpu"))
 
 
-def make_loader(directory, device: str, *, training: bool, **split) -> Loader:
+def make_loader(directory, device: str, *, training: bool, scale_flow: bool = False, **split) -> Loader:
     train = {name: value for name, value in split.items() if name in TrainDataConfig.__annotations__}
     test = {name: value for name, value in split.items() if name in EvalDataConfig.__annotations__}
     data = DataConfig(
@@ -44,6 +44,7 @@ def make_loader(directory, device: str, *, training: bool, **split) -> Loader:
         test=EvalDataConfig(**{"shards": str(directory), "batch_size": 4} | test),
         device=device,
         num_threads=2,
+        scale_flow=scale_flow,
     )
     place = {"rank": 0, "world_size": 1, "local_rank": 0, "local_world_size": 1}
     return (
@@ -71,6 +72,27 @@ def test_training_batches(tmp_path, subsampling, crop):
     for _ in range(3):
         for pair in zip(on_cpu, on_gpu, strict=True):
             assert_alike(*pair, max_levels=MAX_LEVELS + (crop != "center") * 2)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_frames_of_an_exact_size_and_crops_wider_than_high(tmp_path, training):
+    directory = write_shards(tmp_path, [smooth_video(9, (341, 257), seed) for seed in range(8)])
+    options = {"num_segments": 3, "frame_size": (300, 200), "crop_size": (128, 96)}
+    crop = {"crop": "multi_scale"} if training else {"num_crops": 10}
+    for pair in zip(*loaders(directory, training=training, **options, **crop), strict=True):
+        assert_alike(*pair, max_levels=MAX_LEVELS + 2)
+
+
+@pytest.mark.parametrize("scale_flow", [False, True])
+@pytest.mark.parametrize("training", [True, False])
+def test_flow(tmp_path, training, scale_flow):
+    videos = [[frame[..., :2] for frame in smooth_video(20, (341, 257), seed)] for seed in range(8)]
+    directory = write_shards(tmp_path, videos)
+    crop = {"crop": "random_resized"} if training else {"num_crops": 10}
+    options = {"num_segments": 3, "clip_len": 5, "training": training, "scale_flow": scale_flow}
+    for on_cpu, on_gpu in zip(*loaders(directory, **options, **crop), strict=True):
+        assert on_gpu.clips.dtype == (torch.float32 if scale_flow else torch.uint8)
+        assert_alike(on_cpu, on_gpu, max_levels=(MAX_LEVELS + 2) * (4 if scale_flow else 1), mean_levels=2)
 
 
 @pytest.mark.parametrize("num_crops", [1, 3, 10])
