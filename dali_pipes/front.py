@@ -12,7 +12,8 @@ import numpy as np
 
 from dali_pipes.planning import META, Plan, plan_testing, plan_training
 from dali_pipes.spec import PipelineSpec
-from dali_pipes.units import UnitReader
+from dali_pipes.units import Place, UnitReader
+from shards.manifest import ShardError
 from tsn.config import TrainDataConfig
 
 Column = Sequence[np.ndarray]
@@ -45,18 +46,23 @@ class Front:
             self.outputs += [f"picture_{number}", f"shape_{number}"]
 
     def __call__(self, *arguments: Column) -> tuple[Column, ...]:
-        members = dict(zip(self.inputs, arguments, strict=True))
+        with self._units.keeping_failure():
+            return self._prepare(dict(zip(self.inputs, arguments, strict=True)))
+
+    def _prepare(self, members: dict[str, Column]) -> tuple[Column, ...]:
         meta = np.stack(members["meta.npy"]).astype(np.int64)
+        places = self._units.locate(members["source"], members["json"])
         plan = self._plan(members, meta)
+        _check_windows(plan, places)
         columns = self._decoded_columns(plan)
         found: dict[str, Any] = {
-            "labels": self._labels(members["label.npy"]),
+            "labels": self._labels(members["label.npy"], places),
             "sample_ids": _scalars(meta[:, META["sample_id"]].astype(np.int32)),
             "frame_indices": plan.frame_indices.astype(np.int32),
             "windows": plan.windows.astype(np.int32),
             "flips": np.ascontiguousarray(plan.flips),
             **self._geometry(plan, columns),
-            **self._read(members, meta, plan.frame_indices, columns),
+            **self._read(members, meta, places, plan.frame_indices, columns),
         }
         return tuple(list(found[name]) for name in self.outputs)
 
@@ -67,13 +73,18 @@ class Front:
             return plan_training(data, meta, fractions, members.get("parts.npy", ()))
         return plan_testing(data, meta)
 
-    def _labels(self, labels: Column) -> Any:
+    def _labels(self, labels: Column, places: Sequence[Place]) -> Any:
         """() int64 each, or (num_classes,) uint8 with a one for each label."""
         manifest = self._spec.manifest
         if not manifest.multi_label:
             return _scalars(np.array([own[0] for own in labels], np.int64))
         rows = np.zeros((len(labels), manifest.num_classes), np.uint8)
-        for row, own in zip(rows, labels, strict=True):
+        for row, own, place in zip(rows, labels, places, strict=True):
+            if not 0 <= own.min() <= own.max() < manifest.num_classes:
+                raise ShardError(
+                    f"{place}: label.npy holds {own.tolist()}, and there are {manifest.num_classes} classes; "
+                    "check with scripts/verify_shards.py"
+                )
             row[own] = 1
         return rows
 
@@ -106,11 +117,15 @@ class Front:
         }
 
     def _read(
-        self, members: dict[str, Column], meta: np.ndarray, frame_indices: np.ndarray, columns: np.ndarray
+        self,
+        members: dict[str, Column],
+        meta: np.ndarray,
+        places: Sequence[Place],
+        frame_indices: np.ndarray,
+        columns: np.ndarray,
     ) -> dict[str, Any]:
         """h264: `frames`, decoded.  mjpeg: stitched pictures, and the shapes to take them apart."""
         spec = self._spec
-        places = self._units.locate(members["source"], members["json"])
         tables = members["frames.npy"]
         if spec.manifest.codec == "h264":
             return {"frames": self._units.decoded(places, meta, tables, frame_indices)}
@@ -126,6 +141,19 @@ class Front:
             shapes = np.stack([count, rows, columns[:, 1], np.full(len(meta), channels)], axis=1)
             found[f"shape_{number}"] = shapes.astype(np.int32)
         return found
+
+
+def _check_windows(plan: Plan, places: Sequence[Place]) -> None:
+    """A window that leaves its frame would show the codec's padding, or nothing."""
+    corners, ends, room = plan.windows[..., :2], plan.windows[..., 2:], plan.scaled_sizes[:, None]
+    outside = np.any((corners < 0) | (corners >= ends) | (ends > room), axis=(1, 2))
+    for sample in np.flatnonzero(outside)[:1]:
+        x1, y1, x2, y2 = plan.windows[sample, 0]
+        width, height = plan.scaled_sizes[sample]
+        raise ShardError(
+            f"{places[sample]}: its window x {x1}-{x2}, y {y1}-{y2} does not lie inside a frame of {width} x "
+            f"{height}: choose a smaller crop_size, or scale frames to a larger size"
+        )
 
 
 def _scalars(values: np.ndarray) -> Column:

@@ -30,12 +30,13 @@ class Batch:
 
     Attributes:
         clips: (N, V, H, W, 3) uint8 RGB, on the GPU where there is one; V = T in training, num_crops * T in
-            testing, crop after crop.  Of flow: (N, V, 2 * clip_len, H, W) uint8, planes x0 y0 x1 y1 ...; a
-            view is a whole clip, V = T / clip_len times num_crops.
+            testing, crop after crop.  Of flow: (N, V, 2 * clip_len, H, W) uint8, with `data.scale_flow`
+            float32 on the same scale, planes x0 y0 x1 y1 ...; a view is a whole clip, V = T / clip_len times
+            num_crops.
         labels: (N,) int64, or (N, num_classes) uint8 with a one for each label; on the device of `clips`.
         sample_ids: (N,) int64, on the CPU: the key of each sample as a number.
-        frame_indices: (N, T) int32, on the CPU: 0-based source frames.  T = num_segments * clip_len; ten
-            times that in dense testing.
+        frame_indices: (N, T) int32, on the CPU: 0-based source frames.  T = num_clips * clip_len, as
+            the split's config counts them.
         windows: (N, num_crops, 4) int32, on the CPU: x1, y1, x2, y2, half-open, in pixels of the scaled
             frame.
         flips: (N, num_crops) bool, on the CPU: which crops are mirrored.
@@ -180,6 +181,7 @@ class Loader:
             "rank": spec.partition.rank,
             "world_size": spec.partition.world_size,
             "device": spec.device,
+            "data.scale_flow": spec.scales_flow,
         } | {
             f"data.{name}": list(value) if isinstance(value, tuple) else value
             for name, value in settings.items()

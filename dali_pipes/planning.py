@@ -101,7 +101,10 @@ def plan_testing(data: EvalDataConfig, meta: Ints) -> Plan:
             frames = sampling.random_segments(num_frames, fractions, **_clips(data))
     sizes, scaled = _sizes(data, meta)
     if data.random_crop:
-        boxes = windows.placed_windows(scaled, hashed_fractions(ids, 2), crop_size=data.crop_size)
+        place = hashed_fractions(ids, data.num_segments + 2)[
+            :, data.num_segments :
+        ]  # not those of the frames
+        boxes = windows.placed_windows(scaled, place, crop_size=data.crop_size)
     else:
         boxes = windows.test_windows(scaled, crop_size=data.crop_size, num_crops=data.num_crops)
     flips = np.broadcast_to(windows.test_flips(data.num_crops), (len(meta), data.num_crops))

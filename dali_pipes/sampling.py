@@ -64,10 +64,10 @@ def middle_segments(
     """
     segment = np.maximum(num_frames - clip_len * frame_interval + 1, 0)[:, None] / num_segments
     starts = np.arange(num_segments) * segment
-    offsets = starts + segment / 2.0
-    if twice:
+    offsets = np.floor(starts + segment / 2.0)
+    if twice:  # the reference leaves the starts as they are until the very end
         offsets = np.concatenate([offsets, starts], axis=1)
-    return _clip_frames(offsets.astype(np.int64), num_frames, clip_len, frame_interval, past_end)
+    return _clip_frames(offsets, num_frames, clip_len, frame_interval, past_end)
 
 
 def spread_segments(
@@ -178,7 +178,7 @@ def choose_parts(parts: Sequence[np.ndarray], fractions: Floats, *, only_positiv
 
 
 def _clip_frames(
-    offsets: Ints, num_frames: Ints, clip_len: int, frame_interval: int, past_end: PastEnd
+    offsets: Ints | Floats, num_frames: Ints, clip_len: int, frame_interval: int, past_end: PastEnd
 ) -> Ints:
     """Frames of the clips that start at `offsets` (N, K): (N, K * clip_len)."""
     frames = offsets[:, :, None] + np.arange(clip_len) * frame_interval  # (N, K, L)
@@ -188,4 +188,4 @@ def _clip_frames(
     else:
         last = np.max(frames, axis=2, keepdims=True, where=frames < length, initial=0)
         frames = np.where(frames < length, frames, last)
-    return frames.reshape(len(num_frames), -1)
+    return frames.reshape(len(num_frames), -1).astype(np.int64)

@@ -86,11 +86,9 @@ class UnitReader:
         pictures: Rows,
     ) -> list[np.ndarray]:
         """mjpeg: one tall JPEG picture a sample, the pictures `pictures` (T,) from top to bottom."""
-        with self._named_failure():
-            rows = [table[chosen].tolist() for table, chosen in zip(tables, pictures, strict=True)]
-            for place, units in zip(places, rows, strict=True):
-                _announce(place, units)
-            return [_stitch(*sample) for sample in zip(places, metas, rows, heads, strict=True)]
+        rows = [table[chosen].tolist() for table, chosen in zip(tables, pictures, strict=True)]
+        tars = [_announce("mjpeg", place, units) for place, units in zip(places, rows, strict=True)]
+        return [_stitch(*sample) for sample in zip(tars, places, metas, rows, heads, strict=True)]
 
     def decoded(
         self,
@@ -101,20 +99,19 @@ class UnitReader:
     ) -> list[np.ndarray]:
         """h264: the frames themselves, (T, padded_height, padded_width, 3) uint8, decoded by FFmpeg."""
         assert self._pool is not None, "of another codec"
-        with self._named_failure():
-            needed = []
-            for place, meta, table, chosen in zip(places, metas, tables, frames, strict=True):
-                needed.append(np.unique(chosen // int(meta[META["frames_per_unit"]])))
-                _announce(place, table[needed[-1]].tolist())
-            return list(self._pool.map(_decode, places, metas, tables, needed, frames))
+        needed, tars = [], []
+        for place, meta, table, chosen in zip(places, metas, tables, frames, strict=True):
+            needed.append(np.unique(chosen // int(meta[META["frames_per_unit"]])))
+            tars.append(_announce("h264", place, table[needed[-1]].tolist()))
+        return list(self._pool.map(_decode, tars, places, metas, tables, needed, frames))
 
     def close(self) -> None:
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
 
     @contextmanager
-    def _named_failure(self) -> Iterator[None]:
-        """Keep the message of an error, which DALI would bury in its own."""
+    def keeping_failure(self) -> Iterator[None]:
+        """Keep the message of an error that is raised inside, which DALI would bury in its own."""
         try:
             yield
         except (ShardError, VideoError, OSError) as error:
@@ -130,19 +127,31 @@ def _open_tar(path: str) -> FileIO:
     return tar
 
 
-def _announce(place: Place, units: Sequence[Sequence[int]]) -> None:
-    """Tell the kernel which bytes, (start, length) in the stream, will be read."""
-    tar = _open_tar(place.tar).fileno()
+def _announce(codec: str, place: Place, units: Sequence[Sequence[int]]) -> FileIO:
+    """Tell the kernel which bytes, (start, length) in the stream, will be read; the open tar to read from.
+
+    Raises:
+        ShardError: the stream is not where it should be, or the table points outside of it.
+    """
+    tar = _open_tar(place.tar)
+    header = os.pread(tar.fileno(), TAR_BLOCK, place.offset - TAR_BLOCK)
+    name = f"{place.key}.{codec}"
+    if not header.startswith(name.encode() + b"\0"):
+        raise ShardError(f"{place}: no member {name} follows json; check with scripts/verify_shards.py")
+    size = int(header[_SIZE_FIELD].rstrip(b" \0"), 8)
     for start, length in units:
-        if start < 0 or length < 1:
+        if not 0 <= start < start + length <= size:
             raise ShardError(
-                f"{place}: frames.npy names {length} bytes from {start} on; "
-                "check with scripts/verify_shards.py"
+                f"{place}: frames.npy points at bytes {start} to {start + length} of {name}, "
+                f"which has {size}; check with scripts/verify_shards.py"
             )
-        os.posix_fadvise(tar, place.offset + start, length, os.POSIX_FADV_WILLNEED)
+        os.posix_fadvise(tar.fileno(), place.offset + start, length, os.POSIX_FADV_WILLNEED)
+    return tar
 
 
-def _stitch(place: Place, meta: np.ndarray, units: list[list[int]], head: np.ndarray) -> np.ndarray:
+def _stitch(
+    tar: FileIO, place: Place, meta: np.ndarray, units: list[list[int]], head: np.ndarray
+) -> np.ndarray:
     """One tall picture; the same bytes as `shards.jpeg.stitch` makes, read straight into their place."""
     height = int(meta[META["padded_height"]]) * len(units)
     picture = np.empty(head.size + sum(length for _, length in units) + 2 * len(units), np.uint8)
@@ -156,12 +165,17 @@ def _stitch(place: Place, meta: np.ndarray, units: list[list[int]], head: np.nda
         picture[position : position + 2] = _RESTART[number % 8]
         position += 2
     picture[-2:] = _END
-    _read_units("mjpeg", place, targets)
+    _read_units(tar, place, targets)
     return picture
 
 
 def _decode(
-    place: Place, meta: np.ndarray, table: np.ndarray, needed: np.ndarray, frames: np.ndarray
+    tar: FileIO,
+    place: Place,
+    meta: np.ndarray,
+    table: np.ndarray,
+    needed: np.ndarray,
+    frames: np.ndarray,
 ) -> np.ndarray:
     """`frames`, out of the GOPs `needed`."""
     frames_per_unit = int(meta[META["frames_per_unit"]])
@@ -174,30 +188,19 @@ def _decode(
         (int(table[unit, 0]), stream[start : start + length])
         for unit, start, length in zip(needed.tolist(), starts.tolist(), lengths.tolist(), strict=True)
     ]
-    _read_units("h264", place, targets)
+    _read_units(tar, place, targets)
     try:
         return h264.decode_frames(stream, compact, frames_per_unit, frames.tolist())
     except VideoError as error:
         raise ShardError(f"{place}: {error}; check the directory with scripts/verify_shards.py") from error
 
 
-def _read_units(codec: str, place: Place, targets: list[tuple[int, np.ndarray]]) -> None:
+def _read_units(tar: FileIO, place: Place, targets: list[tuple[int, np.ndarray]]) -> None:
     """Fill each target, a uint8 array, with the bytes of the stream from its start on."""
-    tar = _open_tar(place.tar)
-    header = os.pread(tar.fileno(), TAR_BLOCK, place.offset - TAR_BLOCK)
-    name = f"{place.key}.{codec}"
-    if not header.startswith(name.encode() + b"\0"):
-        raise ShardError(f"{place}: no member {name} follows json; check with scripts/verify_shards.py")
-    size = int(header[_SIZE_FIELD].rstrip(b" \0"), 8)
     for start, target in targets:
-        if start > size - target.size:
-            raise ShardError(
-                f"{place}: frames.npy points at bytes {start} to {start + target.size} of {name}, "
-                f"which has {size}; check with scripts/verify_shards.py"
-            )
         read = os.preadv(tar.fileno(), [target.data], place.offset + start)
         if read != target.size:
             raise ShardError(
-                f"{place}: {name}: read {read} of {target.size} bytes; "
-                "the tar is cut off, copy or pack it again"
+                f"{place}: read {read} of {target.size} bytes of a unit; the tar is cut off, copy or pack it "
+                "again"
             )

@@ -83,7 +83,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         report(args.out, measure_again(args.from_scores, args.metrics))
         return 0
 
-    launch.check_overrides(args.overrides)
     tested = read_model(args)
     config = tested.named.config
     manifest = launch.check_shards(config, ("test",))["test"]
@@ -160,13 +159,17 @@ def choose_protocol(args: argparse.Namespace, stored: NamedConfig | None) -> Nam
         return NamedConfig(stored.name, config_from_dict(data, overrides, source=str(args.checkpoint)))
 
     flags = [f"data.test.num_segments={args.test_segments}"] if args.test_segments is not None else []
+    flags += [f"data.test.num_crops={args.test_crops}"] if args.test_crops else []
+    launch.check_overrides([*flags, *args.overrides])
     if args.test_crops:
-        flags += [f"data.test.num_crops={args.test_crops}", "data.test.random_crop=false"]
+        flags.append("data.test.random_crop=false")
         sized = any(override.startswith("data.test.crop_size=") for override in args.overrides)
         if not sized and read().config.data.test.num_crops != args.test_crops:
             # Read with a crop that fits everything: only short_side and the training's crop_size are wanted.
             data = read(*args.overrides, "data.test.num_crops=1", "data.test.crop_size=1").config.data
             short_side = min(data.test.frame_size) if data.test.frame_size else data.test.short_side
+            if args.test_crops == 3 and short_side is None:
+                raise UserError("--test-crops 3: they need data.test.short_side, which is null; set it")
             size = short_side if args.test_crops == 3 else list(data.train.crop_size)
             flags.append(f"data.test.crop_size={size}")
     return read(*flags, *args.overrides)

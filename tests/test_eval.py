@@ -188,6 +188,15 @@ def test_a_setting_given_twice_is_refused(run, evaluate):
     twice = ["data.test.batch_size=1", "--metrics", "top1", "data.test.batch_size=2"]
     with pytest.raises(UserError, match=r"data\.test\.batch_size: given 2 times \(1, 2\); give it once"):
         evaluate(["--checkpoint", str(run / "run" / "last.pt"), *twice])
+    contrary = ["--test-crops", "10", "data.test.num_crops=1"]
+    with pytest.raises(UserError, match=r"data\.test\.num_crops: given 2 times \(10, 1\)"):
+        evaluate(["--checkpoint", str(run / "run" / "last.pt"), *contrary])
+
+
+def test_three_crops_of_frames_as_stored_are_refused(run, evaluate):
+    options = ["--test-crops", "3", "data.test.short_side=null"]
+    with pytest.raises(UserError, match=r"--test-crops 3: they need data\.test\.short_side, which is null"):
+        evaluate(["--checkpoint", str(run / "run" / "last.pt"), *options])
 
 
 def test_overrides_may_follow_the_metrics(run, evaluate, tmp_path):

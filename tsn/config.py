@@ -40,7 +40,14 @@ def _square(value: Any) -> Any:
     raise ValueError("a whole number of at least 1, or [width, height]")
 
 
+def _pair(value: Any) -> Any:
+    if value is None or isinstance(value, list | tuple):
+        return value and tuple(value)
+    raise ValueError("[width, height]")
+
+
 CropSize = Annotated[Size, BeforeValidator(_square)]
+FrameSize = Annotated[Size | None, BeforeValidator(_pair)]
 
 
 @dataclass(frozen=True, config=_closed)
@@ -91,7 +98,7 @@ class TrainDataConfig:
     """Videos per rank and forward pass."""
     short_side: PositiveInt | None = 256
     """Pixels; frames are scaled to this short side before the window is drawn.  null: kept as stored."""
-    frame_size: Size | None = None
+    frame_size: FrameSize = None
     """[width, height], which replaces short_side: frames are scaled to exactly this size."""
     keep_aspect: bool = False
     """frame_size is a box: frames keep their aspect and are scaled to fit into it, lying or standing."""
@@ -132,7 +139,7 @@ class EvalDataConfig:
     shards: str
     """Directory with a manifest, written by `scripts/make_shards.py`."""
     num_segments: PositiveInt = 3
-    """Equal parts of a video; the middle of each is taken."""
+    """Equal parts of a video, or clips in a place where `sampling` is not by parts."""
     clip_len: PositiveInt = 1
     """Consecutive frames in a clip: 1 for RGB."""
     frame_interval: PositiveInt = 1
@@ -153,14 +160,15 @@ class EvalDataConfig:
     """Videos per rank and forward pass; changes speed and memory, never a result."""
     short_side: PositiveInt | None = 256
     """Pixels; frames are scaled to this short side before cropping.  null: the stored size is kept."""
-    frame_size: Size | None = None
+    frame_size: FrameSize = None
     """[width, height], which replaces short_side: frames are scaled to exactly this size."""
     keep_aspect: bool = False
     """frame_size is a box: frames keep their aspect and are scaled to fit into it, lying or standing."""
     crop_size: CropSize = (224, 224)
     """Pixels; side of the square crops, or [width, height]."""
     num_crops: Literal[1, 3, 10] = 1
-    """1: centre.  3: both ends and middle of the long side (crop_size must equal short_side).
+    """1: centre.  3: both ends and middle of the long side (crop_size must equal short_side, or be as wide or
+    as high as frame_size).
     10: corners and centre, each followed by its mirror image."""
     random_crop: bool = False
     """The only crop (num_crops 1) lies at a random place, the same in every run, instead of the centre."""

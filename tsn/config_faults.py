@@ -246,6 +246,10 @@ def _eval_conflicts(section: str, data: EvalDataConfig) -> Iterator[tuple[str, s
         )
     if data.twice and data.sampling not in ("segments", "spread"):
         yield f"{section}.twice", f"is for sampling segments or spread, and sampling is {data.sampling}"
+    if data.sampling == "spread" and data.clip_len == 1:
+        yield f"{section}.sampling", "is spread, which is for clips of several frames; use segments"
+    if data.sampling == "spread" and data.twice and data.num_segments == 1:
+        yield f"{section}.twice", "has no meaning for a single spread segment; set it to false"
 
 
 def _size_conflicts(

@@ -11,7 +11,8 @@ class Batch(Protocol):
 
     @property
     def clips(self) -> Tensor:
-        """(N, V, H, W, C) uint8 on the loader's device; V frames a video."""
+        """(N, V, H, W, C) uint8 on the loader's device; V frames a video.  Of flow (N, V, C, H, W), uint8 or
+        float32 on the same scale."""
         ...
 
     @property

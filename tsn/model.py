@@ -62,8 +62,8 @@ class TSN(nn.Module):
         """Logits of whole videos.
 
         Args:
-            clips: (N, V, H, W, C) uint8 grey levels, or (N, V, C, H, W) if the network is planar; V views a
-                video, whose features are averaged.
+            clips: (N, V, H, W, C) uint8 grey levels, or (N, V, C, H, W), then also float32, if the network is
+                planar; V views a video, whose features are averaged.
 
         Returns:
             (N, num_classes) raw logits.

@@ -50,14 +50,6 @@ def test_crops_may_be_wider_than_high(crop):
     assert np.abs(crops[1] - bilinear(frames[0], 40, 20)).max() <= 1.01
 
 
-@pytest.mark.parametrize("box", [(-1, 0, 32, 32), (0, 20, 32, 52), (30, 0, 62, 32)])
-def test_a_window_that_leaves_the_frame_is_refused(box):
-    with pytest.raises(
-        ValueError, match=f"window x {box[0]}-{box[2]}.* does not lie inside a frame of 60 x 50"
-    ):
-        crop_frames(noise(1, 60, 50), np.array([60, 50]), np.array([box]), np.array([0]), crop_size=(32, 32))
-
-
 @pytest.mark.parametrize("box", [(10, 4, 50, 48), (0, 0, 20, 13), (7, 7, 8, 8)])
 def test_windows_are_scaled_bilinearly_without_antialiasing(box):
     frames = noise(1, 60, 50)

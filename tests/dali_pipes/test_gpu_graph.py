@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 from frame_shards import write_shards
-from loader_factory import eval_loader, train_loader
+from loader_factory import eval_loader, ids, train_loader
 
 from dali_pipes import pipeline, spec
 from dali_pipes.loader import Loader
+from shards.manifest import ShardError
 
 
 @pytest.fixture
@@ -78,3 +79,12 @@ def test_tall_pictures_come_in_several_stacks(tmp_path, monkeypatch):
     on_cpu = eval_loader(directory, num_segments=5, crop_size=40)
     (one,), (other,) = on_cpu, gpu_form(on_cpu)
     assert torch.equal(one.clips, other.clips)
+
+
+@pytest.mark.usefixtures("decoding_on_the_cpu")
+def test_rows_that_only_pad_a_picture_are_never_seen(tmp_path):
+    # 42 is within 2 pixels of the crop, so the window becomes as high as the crop: 44, of which 42 are there.
+    directory = write_shards(tmp_path, [smooth_video(5, (80, 42), 3, seed) for seed in range(8)])
+    options = {"crop": "multi_scale", "scales": (1.0,), "max_scale_gap": 0, "crop_size": 44}
+    with pytest.raises(ShardError, match=r"its window x .*, y .* does not lie inside a frame of 80 x 42"):
+        ids(gpu_form(train_loader(directory, **options)))

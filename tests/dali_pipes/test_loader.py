@@ -141,6 +141,7 @@ def test_a_loader_state_survives_weights_only_saving(shards, tmp_path):
         ({"batch_size": 2}, "data.batch_size: 4, now 2"),
         ({"num_segments": 3}, "data.num_segments: 2, now 3"),
         ({"world_size": 2}, "world_size: 1, now 2"),
+        ({"flip": 0.25}, "data.flip: 0.0, now 0.25"),
     ],
 )
 def test_a_state_of_other_settings_is_refused(shards, change, message):

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from frame_shards import numbered_videos, write_shards
 from loader_factory import eval_loader, ids, train_loader
 
 from shards.manifest import ShardError
@@ -74,10 +75,35 @@ def test_a_crop_larger_than_the_frames_is_refused_before_reading(shards):
         eval_loader(shards(20), crop_size=64)
 
 
-def test_a_crop_larger_than_a_frame_that_keeps_its_aspect_ends_the_run(shards):
-    loader = eval_loader(shards(20), frame_size=(40, 30), keep_aspect=True, crop_size=(40, 30))
-    with pytest.raises(ShardError, match="window x -5-35, y 0-30 does not lie inside a frame of 30 x 30"):
-        ids(loader)
+@pytest.mark.parametrize(
+    ("split", "window", "frame"),
+    [
+        ({"frame_size": (40, 30), "keep_aspect": True, "crop_size": (40, 30)}, "x -5-35, y 0-30", "30 x 30"),
+        ({"short_side": 48, "crop_size": (60, 40)}, "x -6-54, y 4-44", "48 x 48"),
+    ],
+)
+def test_a_window_that_leaves_its_frame_ends_the_run_with_its_sample(shards, split, window, frame):
+    message = (
+        rf"shard-000000\.tar:00000000: its window {window} does not lie inside a frame of {frame}: choose"
+    )
+    with pytest.raises(ShardError, match=message):
+        ids(eval_loader(shards(20), **split))
+
+
+def test_rows_that_only_pad_a_picture_are_never_seen(tmp_path):
+    # 42 is within 2 pixels of the crop, so the window becomes as high as the crop: 44, of which 42 are there.
+    directory = write_shards(tmp_path, numbered_videos(8, size=(80, 42)))
+    options = {"crop": "multi_scale", "scales": (1.0,), "max_scale_gap": 0, "crop_size": 44}
+    with pytest.raises(ShardError, match=r"its window x .*, y .* does not lie inside a frame of 80 x 42"):
+        ids(train_loader(directory, **options))
+
+
+def test_a_label_beyond_the_classes_names_shard_and_key(tmp_path):
+    directory = write_shards(tmp_path, numbered_videos(4), labels=[[0], [1, 3], [4, 9], [3]])
+    with pytest.raises(
+        ShardError, match=r"shard-000000\.tar:00000002: label\.npy holds \[4, 9\], and there are 5"
+    ):
+        ids(eval_loader(directory))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -141,6 +141,20 @@ def test_twice_adds_the_start_of_each_segment():
     assert sample(sampling.middle_segments, [3], 2, 5, 1, twice=True).tolist() == [[0, 1, 2, 0, 1] * 4]
 
 
+def test_twice_keeps_the_fractions_of_the_starts_until_the_end():
+    # 34 frames, 22 clips of 5: the 11th starts at 10 * 30 / 22 = 13.636..., as a float and not as 13.
+    total, segments, clip_len = 34, 22, 5
+    average = (total - clip_len + 1) / segments
+    starts = np.concatenate(
+        [np.floor(np.arange(segments) * average + average / 2), np.arange(segments) * average]
+    )
+    expected = np.mod(starts[:, None] + np.arange(clip_len), total).reshape(-1).astype(int)
+    out = sample(sampling.middle_segments, [total], segments, clip_len, 1, twice=True)
+    assert out.tolist() == [expected.tolist()]
+    whole = np.mod(np.floor(starts)[:, None] + np.arange(clip_len), total).reshape(-1).astype(int)
+    assert whole.tolist() != expected.tolist()
+
+
 def test_spread_segments_reach_from_the_first_frame_to_the_last():
     out = sample(sampling.spread_segments, [20], 4, 3, 2)[0].reshape(4, 3)
     assert out.tolist() == [[0, 2, 4], [5, 7, 9], [10, 12, 14], [15, 17, 19]]

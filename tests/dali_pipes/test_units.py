@@ -130,7 +130,13 @@ def test_a_missing_stream_names_shard_and_key(directory):
         ShardError, match=r"shard-000000\.tar:00000001: no member 00000001\.h264 follows json"
     ):
         call.decoded(reader, [0])
-    assert "00000001" in reader.failure
+
+
+def test_the_message_of_a_failure_is_kept():
+    reader = make_reader("mjpeg")
+    with pytest.raises(ShardError), reader.keeping_failure():
+        raise ShardError("shard-000000.tar:00000001: broken")
+    assert reader.failure == "shard-000000.tar:00000001: broken"
 
 
 def test_a_table_that_points_outside_names_shard_key_and_range(directory):

@@ -122,6 +122,12 @@ model: {num_classes: many}
             "data.val.twice=true data.val.sampling=dense",
             "data.val.twice: is for sampling segments or spread, and sampling is dense",
         ),
+        ("data.val.frame_size=256", "data.val.frame_size: is 256, expected [width, height]"),
+        ("data.val.sampling=spread", "data.val.sampling: is spread, which is for clips of several frames"),
+        (
+            "data.val.sampling=spread data.val.clip_len=5 data.val.twice=true data.val.num_segments=1",
+            "data.val.twice: has no meaning for a single spread segment",
+        ),
         ("data.scale_flow=true", "data.scale_flow: is for flow, and model.modality is rgb; set it to false"),
         ("data.train.scales=[1.5]", "data.train.scales[0]: is 1.5, expected at most 1, the whole short side"),
         (
