@@ -16,17 +16,14 @@ from dali_pipes.units import Place, UnitReader
 from shards.manifest import ShardError
 from tsn.config import TrainDataConfig
 
-Column = Sequence[np.ndarray]
-"""An array for each sample of the batch."""
-
 
 class Front:
     """A function of the members of a batch.
 
     Attributes:
-        inputs: names of its arguments in their order, each a `Column`: members; "source", where DALI read
-            `json`; "fractions", the random numbers of training.
-        outputs: names of what it returns in their order, each a `Column`.
+        inputs: names of its arguments in their order, each a list of arrays, one a sample: members; "source",
+            where DALI read `json`; "fractions", the random numbers of training.
+        outputs: names of what it returns in their order, each such a list.
     """
 
     def __init__(self, spec: PipelineSpec, units: UnitReader):
@@ -45,11 +42,11 @@ class Front:
         for number in range(len(spec.stacks) if spec.manifest.codec == "mjpeg" else 0):
             self.outputs += [f"picture_{number}", f"shape_{number}"]
 
-    def __call__(self, *arguments: Column) -> tuple[Column, ...]:
+    def __call__(self, *arguments: list[np.ndarray]) -> tuple[list[np.ndarray], ...]:
         with self._units.keeping_failure():
             return self._prepare(dict(zip(self.inputs, arguments, strict=True)))
 
-    def _prepare(self, members: dict[str, Column]) -> tuple[Column, ...]:
+    def _prepare(self, members: dict[str, list[np.ndarray]]) -> tuple[list[np.ndarray], ...]:
         meta = np.stack(members["meta.npy"]).astype(np.int64)
         places = self._units.locate(members["source"], members["json"])
         plan = self._plan(members, meta)
@@ -66,14 +63,14 @@ class Front:
         }
         return tuple(list(found[name]) for name in self.outputs)
 
-    def _plan(self, members: dict[str, Column], meta: np.ndarray) -> Plan:
+    def _plan(self, members: dict[str, list[np.ndarray]], meta: np.ndarray) -> Plan:
         data = self._spec.data
         if isinstance(data, TrainDataConfig):
             fractions = np.stack(members["fractions"]).astype(np.float64)
             return plan_training(data, meta, fractions, members.get("parts.npy", ()))
         return plan_testing(data, meta)
 
-    def _labels(self, labels: Column, places: Sequence[Place]) -> Any:
+    def _labels(self, labels: list[np.ndarray], places: Sequence[Place]) -> Any:
         """() int64 each, or (num_classes,) uint8 with a one for each label."""
         manifest = self._spec.manifest
         if not manifest.multi_label:
@@ -98,27 +95,31 @@ class Front:
     def _geometry(self, plan: Plan, columns: np.ndarray) -> dict[str, np.ndarray]:
         """For `CpuCropper`: `sizes` and `boxes` in the decoded columns.  For `graph_crops`: pairs of height
         and width, as DALI wants them."""
-        visible, scaled = plan.sizes.copy(), plan.scaled_sizes.copy()
-        if self._spec.decodes_columns:
-            visible[:, 0] = scaled[:, 0] = columns[:, 1]
         crops = plan.windows[..., 2:] - plan.windows[..., :2]  # (N, num_crops, 2)
-        # All windows of a video have one size.
-        factors = plan.scaled_sizes / plan.sizes * self._spec.data.crop_size / crops[:, 0]
-        return {
-            "sizes": np.concatenate([visible, scaled], axis=1).astype(np.int32),
+        found = {}
+        if self._spec.scales_flow:  # all windows of a video have one size
+            factors = plan.scaled_sizes / plan.sizes * self._spec.data.crop_size / crops[:, 0]
+            found["flow_factors"] = factors.astype(np.float32)
+        if self._spec.device == "gpu":
+            return found | {
+                "visible": _height_width(plan.sizes, np.int32),
+                "scaled": _height_width(plan.scaled_sizes, np.float32),
+                "corners": _height_width(plan.windows[..., :2], np.int32),
+                "extents": _height_width(crops, np.int32),
+            }
+        sizes = np.concatenate([plan.sizes, plan.scaled_sizes], axis=1)
+        if self._spec.decodes_columns:
+            sizes[:, [0, 2]] = columns[:, 1:]
+        return found | {
+            "sizes": sizes.astype(np.int32),
             "boxes": (plan.windows - columns[:, None, :1] * [1, 0, 1, 0]).astype(np.int32),
             "column": columns[:, :1].astype(np.int32),
             "num_columns": columns[:, 1:].astype(np.int32),
-            "visible": _height_width(plan.sizes, np.int32),
-            "scaled": _height_width(plan.scaled_sizes, np.float32),
-            "corners": _height_width(plan.windows[..., :2], np.int32),
-            "extents": _height_width(crops, np.int32),
-            "flow_factors": factors.astype(np.float32),
         }
 
     def _read(
         self,
-        members: dict[str, Column],
+        members: dict[str, list[np.ndarray]],
         meta: np.ndarray,
         places: Sequence[Place],
         frame_indices: np.ndarray,
@@ -156,7 +157,7 @@ def _check_windows(plan: Plan, places: Sequence[Place]) -> None:
         )
 
 
-def _scalars(values: np.ndarray) -> Column:
+def _scalars(values: np.ndarray) -> list[np.ndarray]:
     return [np.array(value) for value in values]
 
 

@@ -63,7 +63,6 @@ class UnitReader:
     """
 
     def __init__(self, *, codec: str, num_threads: int, max_batches_ahead: int):
-        self.codec = codec
         self.failure: str | None = None
         self.recent: deque[list[Place]] = deque(maxlen=max_batches_ahead + 2)
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="h264") if codec == "h264" else None
@@ -115,7 +114,7 @@ class UnitReader:
         try:
             yield
         except (ShardError, VideoError, OSError) as error:
-            self.failure = str(error)
+            self.failure = self.failure or str(error)  # DALI may go on with a batch ahead after the first
             raise
 
 

@@ -63,9 +63,10 @@ class Videos:
         height, width = self.clips.shape[2:4] if self.clips.shape[-1] == 3 else self.clips.shape[3:5]
         return width, height
 
-    def pictures(self, video: int) -> np.ndarray:
-        """(num_crops * T, H, W, 3) uint8 of a video."""
-        clips = self.clips[video]
+    def pictures(self, video: int, crop: int) -> np.ndarray:
+        """(T, H, W, 3) uint8, one crop of a video."""
+        num_crops = self.flips.shape[1]
+        clips = self.clips[video].reshape(num_crops, -1, *self.clips.shape[2:])[crop]
         if clips.shape[-1] == 3:
             return clips
         planes = (
@@ -82,14 +83,14 @@ class Videos:
 
     def row(self, video: int, crop: int) -> Row:
         """One crop of one video."""
-        num_crops, num_frames = self.flips.shape[1], self.frame_indices.shape[1]
+        num_crops = self.flips.shape[1]
         x1, y1, x2, y2 = self.windows[video, crop].tolist()
         number = f"crop {crop + 1} of {num_crops}: " if num_crops > 1 else "window "
         mirrored = ", mirrored" if self.flips[video, crop] else ""
         return Row(
             description=f"{number}x {x1}-{x2}, y {y1}-{y2} ({x2 - x1} x {y2 - y1}){mirrored}",
             frame_indices=self.frame_indices[video],
-            frames=self.pictures(video)[crop * num_frames : (crop + 1) * num_frames],
+            frames=self.pictures(video, crop),
         )
 
 

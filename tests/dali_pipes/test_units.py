@@ -137,6 +137,9 @@ def test_the_message_of_a_failure_is_kept():
     with pytest.raises(ShardError), reader.keeping_failure():
         raise ShardError("shard-000000.tar:00000001: broken")
     assert reader.failure == "shard-000000.tar:00000001: broken"
+    with pytest.raises(ShardError), reader.keeping_failure():
+        raise ShardError("of a batch ahead")
+    assert reader.failure == "shard-000000.tar:00000001: broken"
 
 
 def test_a_table_that_points_outside_names_shard_key_and_range(directory):
