@@ -12,6 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
+import cv2
 import numpy as np
 import torch
 from nvidia.dali import backend
@@ -25,6 +26,7 @@ from shards.manifest import ShardError, load_manifest
 from shards.reading import ShardDataset
 from shards.sample import Sample
 from shards.stream import VideoError
+from shards.video import open_video
 from support.bench_inputs import SCRIPTS, Packing, find_videos, pack
 from support.bench_loader import build_decoding, iter_forever, known_sample, stitched_pictures
 from support.bench_report import NO_GPU, OUT_OF_TIME, Row, Section
@@ -125,7 +127,7 @@ def run_pipeline_benchmark(*, quick: bool, limit_s: float) -> list[Section]:
         wanted = variants(num_cores=len(os.sched_getaffinity(0)), quick=quick)
         videos = find_videos(work_dir)
         shards = pack_all(videos, {variant.packing for variant in wanted}, work_dir)
-        storage = storage_section(shards, note=f"Of the videos in {videos.name}/.")
+        storage = storage_section(shards, videos)
         video = probe_section(shards)
         container = next((row["container"] for row in video.rows if row.get("accepted")), None)
         groups: dict[str, Section] = {}
@@ -144,14 +146,16 @@ def pack_all(videos: Path, packings: set[Packing], work_dir: Path) -> dict[Packi
         return dict(zip(ordered, done, strict=True))
 
 
-def storage_section(shards: dict[Packing, Path], *, note: str) -> Section:
-    """Bytes of each packing: what a disk must deliver for a clip."""
+def storage_section(shards: dict[Packing, Path], videos: Path) -> Section:
+    """Bytes of each packing, what a disk must deliver for a clip, and how much of the picture is kept."""
     columns = {
         "packing": "packing",
         "bytes_per_frame": "bytes a frame",
         "bytes_per_unit": "bytes a unit",
         "bytes_per_clip": "bytes of units for 3 frames",
+        "psnr_db": "PSNR, dB",
     }
+    note = f"Of the videos in {videos.name}/; PSNR against their frames, scaled as for packing."
     section = Section("Storage", columns, note)
     for packing, directory in shards.items():
         samples = distinct_samples(directory)
@@ -164,9 +168,19 @@ def storage_section(shards: dict[Packing, Path], *, note: str) -> Section:
                 "bytes_per_frame": sum(len(sample.stream.data) for sample in samples) / num_frames,
                 "bytes_per_unit": unit_bytes,
                 "bytes_per_clip": 3 * unit_bytes,
+                "psnr_db": float(np.mean([psnr_db(sample, videos) for sample in samples])),
             }
         )
     return section
+
+
+def psnr_db(sample: Sample, videos: Path, *, frame_stride: int = 16) -> float:
+    """Of every `frame_stride`-th frame against the source's."""
+    stream = sample.stream
+    with open_video(videos / sample.info["name"]) as video:
+        frames = video.iter_frames(lambda width, height: (stream.width, stream.height), frame_stride)
+        expected = np.stack(list(frames))
+    return cv2.PSNR(sample.decode(list(range(0, stream.num_frames, frame_stride))), expected)
 
 
 def probe_section(shards: dict[Packing, Path]) -> Section:

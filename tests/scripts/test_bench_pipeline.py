@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from frame_shards import numbered_videos, write_shards
-from video_factory import numbered_frame, read_number
+from video_factory import numbered_frame, read_number, write_numbered_video
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
@@ -97,13 +97,24 @@ def test_bf16_output_is_what_the_model_normalises():
     torch.testing.assert_close(found.flatten().float(), expected, atol=0.02, rtol=0.01)
 
 
-def test_bytes_of_a_packing_are_those_of_its_distinct_videos(shards):
-    rows = bench_pipeline.storage_section(shards, note="").rows
+def test_bytes_of_a_packing_are_those_of_its_distinct_videos(shards, tmp_path):
+    for number in range(3):
+        write_numbered_video(tmp_path / f"video_{number}.mp4", 12, (256, 240))
+    rows = bench_pipeline.storage_section(shards, tmp_path).rows
     by_name = {row["packing"]: row for row in rows}
     (sample, *_) = bench_pipeline.distinct_samples(shards[MJPEG])
     assert by_name[MJPEG.name]["bytes_per_unit"] == pytest.approx(sample.stream.units[:, 1].mean())
     assert by_name[MJPEG.name]["bytes_per_clip"] == pytest.approx(3 * sample.stream.units[:, 1].mean())
     assert by_name[H264.name]["bytes_per_unit"] > by_name[H264.name]["bytes_per_frame"]
+    assert all(30 < row["psnr_db"] < 60 for row in rows)
+
+
+def test_psnr_compares_each_frame_with_its_own(shards, tmp_path):
+    (sample, *_) = bench_pipeline.distinct_samples(shards[MJPEG])
+    write_numbered_video(tmp_path / "video_0.mp4", 12, (256, 240))
+    own = bench_pipeline.psnr_db(sample, tmp_path, frame_stride=5)
+    write_numbered_video(tmp_path / "video_0.mp4", 12, (256, 240), first_number=1)
+    assert bench_pipeline.psnr_db(sample, tmp_path, frame_stride=5) < own - 10
 
 
 def test_joined_gops_decode_to_the_frames_that_were_asked_for():

@@ -76,6 +76,30 @@ def test_colours_are_tagged_and_do_not_shift():
     assert (int(frame.color_range), int(frame.colorspace), frame.format.name) == (1, 6, "yuv420p")
 
 
+def test_colours_are_those_of_bt601_to_the_nearest_level():
+    rows, columns = np.mgrid[0:96, 0:128]
+    waves = [np.sin(columns / 9 + rows / period) for period in (7, 11, 15)]
+    frame = (127 + 120 * np.stack(waves, axis=2)).astype(np.uint8)
+    stream = h264.encode_gops([frame], gop=1, crf=1)
+    with av.open(io.BytesIO(stream.data), format="h264") as container:
+        planes = next(container.decode(video=0)).to_ndarray().astype(float)
+    blue, red = planes[96:].reshape(2, 48, 64).repeat(2, axis=1).repeat(2, axis=2) - 128
+    luma = 1.164384 * (planes[:96] - 16)
+    rgb = np.stack(
+        [luma + 1.596027 * red, luma - 0.391762 * blue - 0.812968 * red, luma + 2.017232 * blue], axis=2
+    )
+    (found,) = h264.decode_frames(stream.data, stream.units, 1, [0])
+    assert np.abs(found - rgb.clip(0, 255)).max() < 0.65  # one rounding, of fixed-point coefficients
+
+
+def test_a_stream_of_another_format_is_an_error(monkeypatch):
+    stream = encode(3)
+    other = av.VideoFrame(64, 48, "yuv444p")
+    monkeypatch.setattr(h264, "_decode_gop", lambda *arguments: [other] * 3)
+    with pytest.raises(VideoError, match="GOP 0 is damaged: it has yuv444p of 64x48"):
+        h264.decode_frames(stream.data, stream.units, 8, [1])
+
+
 def test_odd_sizes_are_padded():
     stream = encode(3, size=(35, 27))
     assert (stream.width, stream.height, stream.padded_height) == (35, 27, 28)
