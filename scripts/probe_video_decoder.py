@@ -3,15 +3,17 @@
     python scripts/probe_video_decoder.py SHARDS [--device mixed|cpu]
 
 Prints JSON: for each container whether the frames came, how far they are from those of FFmpeg, or the error.
-A program of its own, because a decoder that dislikes its input may take the process with it.
+Each has a process of its own, because a decoder that dislikes its input may take the process with it.
 """
 
 import argparse
 import io
 import json
+import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +26,21 @@ from shards import h264
 from shards.reading import ShardDataset
 from shards.stream import EncodedStream
 
-CONTAINERS = ("annexb", "mp4")
 FPS = 25  # of the MP4; no more than a time stamp for each frame
+
+
+@dataclass(frozen=True)
+class Container:
+    """A way to hand a stream to DALI.
+
+    Attributes:
+        wrap: makes a file of it.
+        build_index: whether DALI makes an index of its frames first; it needs time stamps, which Annex-B has
+            not.
+    """
+
+    wrap: Callable[[bytes], bytes]
+    build_index: bool
 
 
 def join_gops(stream: EncodedStream, frames: Sequence[int]) -> tuple[bytes, np.ndarray]:
@@ -54,9 +69,17 @@ def to_mp4(data: bytes, codec: str = "h264") -> bytes:
     return target.getvalue()
 
 
+CONTAINERS = {
+    "annexb": Container(bytes, build_index=True),
+    "annexb without an index": Container(bytes, build_index=False),
+    "mp4": Container(to_mp4, build_index=True),
+}
+
+
 def build_video_decoding(
     batches: Sequence[tuple[list[np.ndarray], list[np.ndarray]]],
     *,
+    build_index: bool,
     device: str,
     num_threads: int,
     prefetch: int,
@@ -73,7 +96,7 @@ def build_video_decoding(
         kinds = types.DALIDataType
         streams = fn.external_source(source=lambda: next_of("streams", 0), batch=True, dtype=kinds.UINT8)
         frames = fn.external_source(source=lambda: next_of("frames", 1), batch=True, dtype=kinds.INT32)
-        return fn.decoders.video(streams, frames=frames, device=device)
+        return fn.decoders.video(streams, frames=frames, device=device, build_index=build_index)
 
     pipeline = decode_only(
         batch_size=max(len(streams) for streams, _ in batches),
@@ -86,12 +109,18 @@ def build_video_decoding(
 
 
 def probe(
-    streams: list[bytes], frames: list[np.ndarray], expected: list[np.ndarray], device: str
+    streams: list[bytes],
+    frames: list[np.ndarray],
+    expected: list[np.ndarray],
+    device: str,
+    *,
+    build_index: bool = True,
 ) -> dict[str, Any]:
     """Decode once; expected: (T, H, W, 3) uint8 each, what another decoder makes of them."""
     arrays = [np.frombuffer(stream, np.uint8) for stream in streams]
+    options = {"build_index": build_index, "device": device, "num_threads": 2, "prefetch": 1}
     try:
-        pipeline = build_video_decoding([(arrays, frames)], device=device, num_threads=2, prefetch=1)
+        pipeline = build_video_decoding([(arrays, frames)], **options)
         (outputs,) = pipeline.run()
         outputs = outputs.as_cpu() if device == "mixed" else outputs
         found = [np.asarray(outputs.at(i)) for i in range(len(streams))]
@@ -112,12 +141,9 @@ def probe(
     }
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description="Does DALI's video decoder take joined GOPs from memory?")
-    parser.add_argument("shards", type=Path, help="a directory of h264 shards")
-    parser.add_argument("--device", choices=("mixed", "cpu"), default="mixed")
-    args = parser.parse_args()
-    dataset = ShardDataset(args.shards)
+def ask(directory: Path, name: str, device: str) -> dict[str, Any]:
+    """What DALI makes of a few samples, wrapped in this container."""
+    dataset = ShardDataset(directory)
     streams, positions, expected = [], [], []
     for key, _ in dataset.keys_and_names()[:4]:
         stream = dataset.read_sample(key).stream
@@ -126,12 +152,37 @@ def main() -> int:
         streams.append(data)
         positions.append(where)
         expected.append(h264.decode_frames(stream.data, stream.units, stream.frames_per_unit, frames))
-    report: dict[str, Any] = {"annexb": probe(streams, positions, expected, args.device)}
+    container = CONTAINERS[name]
     start = time.perf_counter()
-    files = [to_mp4(stream) for stream in streams]
-    mux_ms = (time.perf_counter() - start) / len(files) * 1000
-    report["mp4"] = probe(files, positions, expected, args.device) | {"mux_ms": mux_ms}
-    print(json.dumps(report))
+    wrapped = [container.wrap(stream) for stream in streams]
+    wrap_ms = (time.perf_counter() - start) / len(streams) * 1000
+    answer = probe(wrapped, positions, expected, device, build_index=container.build_index)
+    return answer | {"wrap_ms": wrap_ms}
+
+
+def ask_apart(directory: Path, name: str, device: str, *, limit_s: float = 60.0) -> dict[str, Any]:
+    """`ask` in a process of its own: a crash or a hang is an answer, too."""
+    command = [sys.executable, __file__, str(directory), "--device", device, "--container", name]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=limit_s)
+    except subprocess.TimeoutExpired:
+        return {"accepted": False, "error": f"no answer within {limit_s:g} s"}
+    if done.returncode:
+        error = f"the process ended with {done.returncode}: {' '.join(done.stderr.split())[-200:]}"
+        return {"accepted": False, "error": error}
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Does DALI's video decoder take joined GOPs from memory?")
+    parser.add_argument("shards", type=Path, help="a directory of h264 shards")
+    parser.add_argument("--device", choices=("mixed", "cpu"), default="mixed")
+    parser.add_argument("--container", choices=tuple(CONTAINERS), help="this one alone, in this process")
+    args = parser.parse_args()
+    if args.container:
+        print(json.dumps(ask(args.shards, args.container, args.device)))
+    else:
+        print(json.dumps({name: ask_apart(args.shards, name, args.device) for name in CONTAINERS}, indent=2))
     return 0
 
 

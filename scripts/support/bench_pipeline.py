@@ -1,10 +1,7 @@
 """The input pipeline in figures: decoding alone, and the whole of it, one factor at a time around a base."""
 
-import json
 import os
-import subprocess
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import cycle
@@ -20,14 +17,14 @@ from nvidia.dali import backend
 from dali_pipes.loader import Batch, Loader
 from dali_pipes.partition import eval_partition, train_partition
 from dali_pipes.spec import PipelineSpec
-from probe_video_decoder import build_video_decoding, join_gops, to_mp4
+from probe_video_decoder import CONTAINERS, ask_apart, build_video_decoding, join_gops
 from shards import h264
 from shards.manifest import ShardError, load_manifest
 from shards.reading import ShardDataset
 from shards.sample import Sample
 from shards.stream import VideoError
 from shards.video import open_video
-from support.bench_inputs import SCRIPTS, Packing, find_videos, pack
+from support.bench_inputs import Packing, find_videos, pack
 from support.bench_loader import build_decoding, iter_forever, known_sample, stitched_pictures
 from support.bench_report import NO_GPU, OUT_OF_TIME, Row, Section
 from support.measuring import Budget, rate_for, used_gpu_gb
@@ -191,32 +188,19 @@ def probe_section(shards: dict[Packing, Path]) -> Section:
         "accepted": "DALI takes it",
         "max_levels": "largest difference to FFmpeg, levels",
         "mean_levels": "mean",
-        "mux_ms": "ms to write the MP4 of a clip",
+        "wrap_ms": "ms to wrap a clip",
         "error": "error",
     }
     section = Section("Joined H.264 GOPs in fn.decoders.video(device='mixed')", columns)
-    for packing, directory in shards.items():
-        if packing.codec != "h264":
-            continue
-        answers = run_probe(directory) if torch.cuda.is_available() else {}
-        for container in ("annexb", "mp4"):
-            row = {"packing": packing.name, "container": container}
-            section.rows.append(row | answers.get(container, {"status": NO_GPU}))
-    return section
-
-
-def run_probe(directory: Path, device: str = "mixed", limit_s: float = 60.0) -> dict[str, dict[str, Any]]:
-    """The answers of probe_video_decoder.py by container; a crash or a hang is an answer, too."""
-    command = [sys.executable, str(SCRIPTS / "probe_video_decoder.py"), str(directory), "--device", device]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=limit_s)
-    except subprocess.TimeoutExpired:
-        error = f"no answer within {limit_s:g} s"
+    rows = [(p, container) for p in shards if p.codec == "h264" for container in CONTAINERS]
+    if torch.cuda.is_available():
+        with ThreadPoolExecutor(4) as pool:
+            answers = list(pool.map(lambda row: ask_apart(shards[row[0]], row[1], "mixed"), rows))
     else:
-        if done.returncode == 0:
-            return json.loads(done.stdout.splitlines()[-1])
-        error = f"the process ended with {done.returncode}: {' '.join(done.stderr.split())[-200:]}"
-    return {container: {"accepted": False, "error": error} for container in ("annexb", "mp4")}
+        answers = [{"status": NO_GPU}] * len(rows)
+    for (packing, container), answer in zip(rows, answers, strict=True):
+        section.rows.append({"packing": packing.name, "container": container} | answer)
+    return section
 
 
 def try_measure(
@@ -326,11 +310,14 @@ def decode_rate(
     if container is None:
         return None
     joined = [join_gops(sample.stream, frames) for sample, frames in zip(samples, wanted, strict=True)]
-    wrap: Callable[[bytes], bytes] = to_mp4 if container == "mp4" else bytes
-    streams = [np.frombuffer(wrap(data), np.uint8) for data, _ in joined]
-    places = [place for _, place in joined]
+    way = CONTAINERS[container]
+    streams = [np.frombuffer(way.wrap(data), np.uint8) for data, _ in joined]
     pipeline = build_video_decoding(
-        [(streams, places)], device="mixed", num_threads=variant.num_threads, prefetch=variant.prefetch
+        [(streams, [place for _, place in joined])],
+        build_index=way.build_index,
+        device="mixed",
+        num_threads=variant.num_threads,
+        prefetch=variant.prefetch,
     )
     return rate_for(iter(pipeline.run, None), variant.prefetch + 2, seconds).per_s * len(batch)
 

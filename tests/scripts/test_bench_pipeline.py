@@ -144,14 +144,15 @@ def test_the_probe_tells_what_dali_takes_and_what_it_refuses():
     assert "expected" in wrong["error"]
 
 
-def test_a_probe_in_a_process_of_its_own_answers_for_both_containers(shards, tmp_path):
-    answers = bench_pipeline.run_probe(shards[H264], device="cpu")
-    assert {answer["accepted"] for answer in answers.values()} == {False}
-    assert "Failed to create" in answers["annexb"]["error"]
-    crashed = bench_pipeline.run_probe(tmp_path, device="cpu")
-    assert "the process ended with 1" in crashed["mp4"]["error"]
-    late = bench_pipeline.run_probe(tmp_path, device="cpu", limit_s=0.01)
-    assert late["mp4"]["error"] == "no answer within 0.01 s"
+@pytest.mark.parametrize("container", list(probe_video_decoder.CONTAINERS))
+def test_a_probe_in_a_process_of_its_own_answers_whatever_happens(shards, tmp_path, container):
+    refused = probe_video_decoder.ask_apart(shards[H264], container, "cpu")
+    assert not refused["accepted"]
+    assert "Failed to create" in refused["error"]
+    crashed = probe_video_decoder.ask_apart(tmp_path, container, "cpu")
+    assert "the process ended with 1" in crashed["error"]
+    late = probe_video_decoder.ask_apart(tmp_path, container, "cpu", limit_s=0.01)
+    assert late["error"] == "no answer within 0.01 s"
 
 
 def test_videos_are_those_of_the_test_data_and_none_is_an_error(tmp_path, monkeypatch):
