@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -102,6 +103,22 @@ def test_killed_at_any_moment_and_resumed_a_run_of_two_ranks_is_the_same(cfg, tm
     assert 0 < step < load_checkpoint(tmp_path / "whole" / "last.pt").run.step
     subprocess.run(killed, check=True, capture_output=True)
     assert_same_run(tmp_path / "killed", tmp_path / "whole")
+
+
+def test_recomputing_activations_changes_nothing_alone_or_over_ranks(cfg, tmp_path):
+    """With the real network, whose blocks it is about; the tiny one of other tests has none."""
+    options = ["--cfg", str(cfg), "schedule.epochs=1", "train.log_every_steps=1", "train.val_every_epochs=1"]
+    for num_ranks in (1, 2):
+        runs = []
+        for recompute in ("false", "true"):
+            work_dir = tmp_path / f"{num_ranks}-{recompute}"
+            torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_ranks}"]
+            start = [sys.executable, *torchrun, str(fake_training.ROOT / "train.py"), *options]
+            settings = [f"train.recompute={recompute}", "--work-dir", str(work_dir)]
+            subprocess.run([*start, *settings], check=True, capture_output=True)
+            runs.append(work_dir)
+        assert len(records_of(runs[0])) > 3
+        assert_same_run(*runs)
 
 
 def test_each_video_is_tested_once_under_its_name_whatever_the_ranks(finished, evaluate, tmp_path):

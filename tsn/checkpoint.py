@@ -24,6 +24,7 @@ RESUME_MAY_CHANGE = (
     "data.num_threads",
     "data.prefetch",
     "data.verify",
+    "train.recompute",
     "train.val_every_epochs",
     "train.save_every_epochs",
     "train.save_every_steps",

@@ -264,6 +264,9 @@ class TrainConfig:
     """Convolutions in NHWC memory order."""
     compile: bool = False
     """`torch.compile` the model."""
+    recompute: bool = False
+    """Keep only what the backbone's blocks are given, and compute the rest again in the backward pass: less
+    memory, more time, the same result."""
     sync_bn: bool = False
     """BatchNorm statistics over all ranks instead of per rank."""
     norm_eval: bool = False

@@ -184,6 +184,8 @@ def conflicts(sections: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield from _flow_conflicts(sections)
     if model and train and train.mixup and model.loss == "bce":
         yield "train.mixup", "is for cross_entropy, and model.loss is bce; set it to 0"
+    if train and train.recompute and train.compile:
+        yield "train.recompute", "is true, which torch.compile refuses; set it or train.compile to false"
     if model and data and data.scale_flow and model.modality != "flow":
         yield "data.scale_flow", f"is for flow, and model.modality is {model.modality}; set it to false"
 

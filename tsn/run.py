@@ -13,6 +13,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tsn.auxiliary import Auxiliary
 from tsn.checkpoint import Checkpoint, RunState, check_resumable, save_checkpoint
+from tsn.config import TrainConfig
 from tsn.config_io import NamedConfig, config_to_dict
 from tsn.data import Loader
 from tsn.distributed import World, any_rank, from_main, gather_to_main
@@ -24,6 +25,7 @@ from tsn.model import TSN
 from tsn.optim import build_optimizer, scaled_lr, set_lr
 from tsn.progress import Pace, RunLog
 from tsn.randomness import random_state, restore_random_state, seed_rank
+from tsn.recomputation import recompute_blocks
 from tsn.schedules import lr_factor
 from tsn.timing import WaitTimer
 from tsn.weights import load_weights
@@ -65,9 +67,7 @@ class Run:
             )
         self.model = model.to(device)
         self.average = _running_mean(self.model, config.train.ema) if config.train.ema else None
-        # With norm_eval there are no statistics to synchronise.
-        sync_bn = config.train.sync_bn and not config.train.norm_eval
-        self.trained = _wrap(self.model, world, device, sync_bn, config.train.compile)
+        self.trained = _wrap(self.model, world, device, config.train)
         self.lr = scaled_lr(config.optim, global_batch_size=self.global_batch_size)
         self.optimizer = build_optimizer(self.model, config.optim, lr=self.lr)
         self.options = StepOptions(
@@ -311,14 +311,17 @@ def _running_mean(model: TSN, decay: float) -> AveragedModel:
     return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
 
 
-def _wrap(model: TSN, world: World, device: torch.device, sync_bn: bool, compile_: bool) -> nn.Module:
+def _wrap(model: TSN, world: World, device: torch.device, config: TrainConfig) -> nn.Module:
     """The model as it is called in training: averaged over ranks, compiled, with common BatchNorm
     statistics."""
-    if sync_bn and world.world_size > 1:
+    # With norm_eval there are no statistics to synchronise.
+    if config.sync_bn and not config.norm_eval and world.world_size > 1:
         if device.type != "cuda":
             raise UserError("train.sync_bn: needs GPUs; on the CPU use one rank, or train.sync_bn=false")
         model.backbone = nn.SyncBatchNorm.convert_sync_batchnorm(model.backbone)
-    if compile_:
+    if config.recompute:
+        recompute_blocks(model.backbone)
+    if config.compile:
         model.compile()  # in place, so that the names of the weights stay
     if world.world_size == 1:
         return model

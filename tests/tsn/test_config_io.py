@@ -128,6 +128,7 @@ model: {num_classes: many}
             "data.val.sampling=spread data.val.clip_len=5 data.val.twice=true data.val.num_segments=1",
             "data.val.twice: has no meaning for a single spread segment",
         ),
+        ("train.recompute=true train.compile=true", "train.recompute: is true, which torch.compile refuses"),
         ("data.scale_flow=true", "data.scale_flow: is for flow, and model.modality is rgb; set it to false"),
         ("data.train.scales=[1.5]", "data.train.scales[0]: is 1.5, expected at most 1, the whole short side"),
         (
