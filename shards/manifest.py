@@ -2,7 +2,7 @@
 complete."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -89,6 +89,16 @@ def write_manifest(directory: Path, manifest: Manifest) -> None:
     """Write `manifest.json` into `directory`."""
     content = {"format": FORMAT, "version": VERSION} | asdict(manifest)
     write_atomically(directory / FILE_NAME, to_json(content))
+
+
+def size_extremes(sizes: Iterable[tuple[int, int, int]]) -> dict[str, int]:
+    """`min_width` to `max_padded_height`, from (width, height, padded height) of each sample."""
+    widths, heights, padded_heights = zip(*sizes, strict=True)
+    short_sides = [min(size) for size in zip(widths, heights, strict=True)]
+    extremes = {"max_padded_height": max(padded_heights)}
+    for side, values in (("width", widths), ("height", heights), ("short_side", short_sides)):
+        extremes |= {f"min_{side}": min(values), f"max_{side}": max(values)}
+    return extremes
 
 
 def load_manifest(directory: str | Path) -> Manifest:

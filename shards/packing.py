@@ -8,7 +8,7 @@ from pathlib import Path
 
 from shards.encoding import PackedSample, Rejected, Task
 from shards.files import write_atomically
-from shards.manifest import Manifest, write_manifest
+from shards.manifest import Manifest, size_extremes, write_manifest
 from shards.plan import Plan, shard_name
 from shards.pool import Died, WorkerPool
 from shards.progress import PackingError, ShardRecord, save_record
@@ -139,8 +139,6 @@ def _pack_shard(
 
 def _manifest(plan: Plan, records: list[ShardRecord]) -> Manifest:
     shards = tuple(record.shard for record in records if record.shard)
-    widths, heights, padded_heights = zip(*{size for record in records for size in record.sizes}, strict=True)
-    short_sides = [min(size) for size in zip(widths, heights, strict=True)]
     encoding = plan.encoding
     return Manifest(
         dataset=plan.dataset,
@@ -156,14 +154,8 @@ def _manifest(plan: Plan, records: list[ShardRecord]) -> Manifest:
         num_frames=sum(record.num_frames for record in records),
         size_bytes=sum(shard.size_bytes for shard in shards),
         max_num_frames=max(record.max_num_frames for record in records),
-        min_width=min(widths),
-        max_width=max(widths),
-        min_height=min(heights),
-        max_height=max(heights),
-        min_short_side=min(short_sides),
-        max_short_side=max(short_sides),
-        max_padded_height=max(padded_heights),
         mcu_height=encoding.mcu_height,
         options=plan.options,
         shards=shards,
+        **size_extremes(size for record in records for size in record.sizes),
     )

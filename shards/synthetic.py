@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from shards.jpeg import encode_pictures, rows_per_mcu
-from shards.manifest import Manifest, write_manifest
+from shards.manifest import Manifest, size_extremes, write_manifest
 from shards.sample import Sample, stream_crc32, to_members
 from shards.stream import EncodedStream, Modality
 from shards.writing import ShardWriter
@@ -83,7 +83,6 @@ def _describe(writer: ShardWriter, streams: list[EncodedStream], kind: Synthetic
     """Close the shard and say what it holds."""
     shard = writer.close()
     assert shard is not None, "no sample"
-    short_side = min(kind.width, kind.height)
     return Manifest(
         dataset="synthetic",
         split="any",
@@ -98,14 +97,8 @@ def _describe(writer: ShardWriter, streams: list[EncodedStream], kind: Synthetic
         num_frames=sum(stream.num_frames for stream in streams),
         size_bytes=shard.size_bytes,
         max_num_frames=kind.num_frames,
-        min_width=kind.width,
-        max_width=kind.width,
-        min_height=kind.height,
-        max_height=kind.height,
-        min_short_side=short_side,
-        max_short_side=short_side,
-        max_padded_height=max(stream.padded_height for stream in streams),
         mcu_height=rows_per_mcu(_QUALITY, _SUBSAMPLING, channels=2 if kind.modality == "flow" else 3),
         options={},
         shards=(shard,),
+        **size_extremes((stream.width, stream.height, stream.padded_height) for stream in streams),
     )

@@ -8,7 +8,7 @@ from video_factory import numbered_frame
 
 from shards.h264 import encode_gops
 from shards.jpeg import encode_pictures
-from shards.manifest import Manifest, write_manifest
+from shards.manifest import Manifest, size_extremes, write_manifest
 from shards.sample import Sample, stream_crc32, to_members
 from shards.stream import EncodedStream
 from shards.writing import ShardWriter
@@ -36,6 +36,20 @@ def flow_video(num_frames: int, size: tuple[int, int]) -> Video:
     width, height = size
     planes = [np.full((height, width, 1), value, np.uint8) for value in range(256)]
     return [np.concatenate([planes[4 * n], planes[200 - 4 * n]], axis=2) for n in range(num_frames)]
+
+
+def smooth_video(num_frames: int, size: tuple[int, int], channels: int = 3, seed: int = 0) -> Video:
+    """Gradients that move: natural enough that decoders and ways to scale differ by little."""
+    width, height = size
+    x, y = np.arange(width), np.arange(height)[:, None]
+    phases = np.random.default_rng(seed).uniform(0, 6, (num_frames, channels))
+    wave_x, wave_y = max(9, width / 15), max(7, height / 8)
+    return [
+        np.stack([127 + 100 * np.sin(x / wave_x + y / wave_y + phase) for phase in row], axis=-1).astype(
+            np.uint8
+        )
+        for row in phases
+    ]
 
 
 def write_shards(
@@ -81,8 +95,6 @@ def _encode_each(
 
 
 def _manifest(streams, shards, codec: str, num_classes: int, labels, has_parts: bool) -> Manifest:
-    widths, heights = [s.width for s in streams], [s.height for s in streams]
-    short_sides = [min(s.width, s.height) for s in streams]
     return Manifest(
         dataset="factory",
         split="train",
@@ -97,14 +109,8 @@ def _manifest(streams, shards, codec: str, num_classes: int, labels, has_parts: 
         num_frames=sum(s.num_frames for s in streams),
         size_bytes=sum(shard.size_bytes for shard in shards),
         max_num_frames=max(s.num_frames for s in streams),
-        min_width=min(widths),
-        max_width=max(widths),
-        min_height=min(heights),
-        max_height=max(heights),
-        min_short_side=min(short_sides),
-        max_short_side=max(short_sides),
-        max_padded_height=max(s.padded_height for s in streams),
         mcu_height=8,
         options={},
         shards=tuple(shards),
+        **size_extremes((s.width, s.height, s.padded_height) for s in streams),
     )

@@ -7,7 +7,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from frame_shards import numbered_videos, write_shards
+from frame_shards import numbered_videos, smooth_video, write_shards
 from video_factory import numbered_frame, read_number
 
 from dali_pipes.loader import Batch, Loader, build_eval_loader, build_train_loader
@@ -17,17 +17,6 @@ pytestmark = pytest.mark.gpu
 
 MAX_LEVELS, MEAN_LEVELS = 2, 0.5
 """How far JPEG pixels may be from the CPU's, at most and on average; one level more after a resize."""
-
-
-def smooth_video(num_frames: int, size: tuple[int, int], seed: int = 0) -> list[np.ndarray]:
-    """Colour gradients that move: natural enough that decoders differ by rounding only."""
-    width, height = size
-    x, y = np.arange(width), np.arange(height)[:, None]
-    phases = np.random.default_rng(seed).uniform(0, 6, (num_frames, 3))
-    return [
-        np.stack([127 + 100 * np.sin(x / 23 + y / 31 + phase) for phase in row], axis=-1).astype(np.uint8)
-        for row in phases
-    ]
 
 
 def loaders(directory, *, training: bool, **split) -> tuple[Loader, Loader]:
@@ -65,7 +54,7 @@ def assert_alike(on_cpu: Batch, on_gpu: Batch, *, max_levels: float, mean_levels
 @pytest.mark.parametrize("subsampling", ["422", "444"])
 @pytest.mark.parametrize("crop", ["center", "multi_scale", "random_resized"])
 def test_training_batches(tmp_path, subsampling, crop):
-    videos = [smooth_video(9, (341, 257), seed) for seed in range(8)]
+    videos = [smooth_video(9, (341, 257), seed=seed) for seed in range(8)]
     directory = write_shards(tmp_path, videos, subsampling=subsampling)
     options = {"num_segments": 3, "crop": crop, "short_side": None if crop == "center" else 256}
     on_cpu, on_gpu = loaders(directory, training=True, **options)
@@ -76,7 +65,7 @@ def test_training_batches(tmp_path, subsampling, crop):
 
 @pytest.mark.parametrize("training", [True, False])
 def test_frames_of_an_exact_size_and_crops_wider_than_high(tmp_path, training):
-    directory = write_shards(tmp_path, [smooth_video(9, (341, 257), seed) for seed in range(8)])
+    directory = write_shards(tmp_path, [smooth_video(9, (341, 257), seed=seed) for seed in range(8)])
     options = {"num_segments": 3, "frame_size": (300, 200), "crop_size": (128, 96)}
     crop = {"crop": "multi_scale"} if training else {"num_crops": 10}
     for pair in zip(*loaders(directory, training=training, **options, **crop), strict=True):
@@ -86,7 +75,7 @@ def test_frames_of_an_exact_size_and_crops_wider_than_high(tmp_path, training):
 @pytest.mark.parametrize("scale_flow", [False, True])
 @pytest.mark.parametrize("training", [True, False])
 def test_flow(tmp_path, training, scale_flow):
-    videos = [[frame[..., :2] for frame in smooth_video(20, (341, 257), seed)] for seed in range(8)]
+    videos = [smooth_video(20, (341, 257), 2, seed) for seed in range(8)]
     directory = write_shards(tmp_path, videos)
     crop = {"crop": "random_resized"} if training else {"num_crops": 10}
     options = {"num_segments": 3, "clip_len": 5, "training": training, "scale_flow": scale_flow}
@@ -97,7 +86,7 @@ def test_flow(tmp_path, training, scale_flow):
 
 @pytest.mark.parametrize("num_crops", [1, 3, 10])
 def test_testing_batches(tmp_path, num_crops):
-    directory = write_shards(tmp_path, [smooth_video(30, (340, 256), seed) for seed in range(6)])
+    directory = write_shards(tmp_path, [smooth_video(30, (340, 256), seed=seed) for seed in range(6)])
     size = 256 if num_crops == 3 else 224
     on_cpu, on_gpu = loaders(directory, training=False, num_segments=25, num_crops=num_crops, crop_size=size)
     for pair in zip(on_cpu, on_gpu, strict=True):
@@ -123,7 +112,7 @@ def test_sizes_may_differ_inside_a_batch(tmp_path):
 
 def test_subsampled_rows_differ_at_the_seams_only(tmp_path):
     directory = write_shards(
-        tmp_path, [smooth_video(9, (340, 256), seed) for seed in range(4)], subsampling="420"
+        tmp_path, [smooth_video(9, (340, 256), seed=seed) for seed in range(4)], subsampling="420"
     )
     on_cpu, on_gpu = loaders(directory, training=False, num_segments=8)
     for cpu_batch, gpu_batch in zip(on_cpu, on_gpu, strict=True):
@@ -133,7 +122,7 @@ def test_subsampled_rows_differ_at_the_seams_only(tmp_path):
 
 def test_h264_against_ffmpeg(tmp_path):
     directory = write_shards(
-        tmp_path, [smooth_video(12, (352, 256), seed) for seed in range(4)], codec="h264"
+        tmp_path, [smooth_video(12, (352, 256), seed=seed) for seed in range(4)], codec="h264"
     )
     on_cpu, on_gpu = loaders(directory, training=False, num_segments=5)
     for pair in zip(on_cpu, on_gpu, strict=True):
@@ -141,7 +130,7 @@ def test_h264_against_ffmpeg(tmp_path):
 
 
 def test_a_restored_loader_goes_on_bit_for_bit(tmp_path):
-    directory = write_shards(tmp_path, [smooth_video(9, (341, 257), seed) for seed in range(14)])
+    directory = write_shards(tmp_path, [smooth_video(9, (341, 257), seed=seed) for seed in range(14)])
     options = {"training": True, "num_segments": 3, "crop": "random_resized"}
     loader, restored = make_loader(directory, "gpu", **options), make_loader(directory, "gpu", **options)
     batches = iter(loader)

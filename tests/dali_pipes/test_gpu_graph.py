@@ -3,10 +3,9 @@ device is what a GPU would run."""
 
 import dataclasses
 
-import numpy as np
 import pytest
 import torch
-from frame_shards import write_shards
+from frame_shards import smooth_video, write_shards
 from loader_factory import eval_loader, ids, train_loader
 
 from dali_pipes import pipeline, spec
@@ -26,16 +25,6 @@ def decoding_on_the_cpu(monkeypatch):
 
 def gpu_form(loader: Loader) -> Loader:
     return Loader(dataclasses.replace(loader._spec, device="gpu"))
-
-
-def smooth_video(num_frames: int, size: tuple[int, int], channels: int, seed: int) -> list[np.ndarray]:
-    width, height = size
-    x, y = np.arange(width), np.arange(height)[:, None]
-    phases = np.random.default_rng(seed).uniform(0, 6, (num_frames, channels))
-    return [
-        np.stack([127 + 100 * np.sin(x / 9 + y / 7 + phase) for phase in row], axis=-1).astype(np.uint8)
-        for row in phases
-    ]
 
 
 SIZES = [(61, 43), (45, 61), (50, 50), (77, 41)]
