@@ -16,6 +16,7 @@ from nvidia.dali import fn
 from nvidia.dali.data_node import DataNode
 
 from dali_pipes.nodes import FLOAT, LINEAR, UINT8, constant, int32
+from dali_pipes.windows import test_flips
 
 
 class CpuCropper:
@@ -104,41 +105,61 @@ def _resize(frame: np.ndarray, width: int, height: int, target: np.ndarray | Non
     return target if target is not None else resized.reshape(height, width, -1)
 
 
-def graph_crops(
+def graph_train_crop(
     frames: DataNode,
     scaled_size: DataNode | None,
-    corners: DataNode,
-    extents: DataNode | None,
-    flips: DataNode,
+    corner: DataNode,
+    extent: DataNode,
+    flip: DataNode,
     *,
-    num_crops: int,
     crop_size: tuple[int, int],
     invert_mirrored_x: bool = False,
 ) -> DataNode:
-    """`crop_frames` as graph nodes, on the device of `frames` (layout FHWC).
+    """`crop_frames` with one window as graph nodes, on the device of `frames` (layout FHWC).
 
     Args:
         scaled_size: (2,) FLOAT, height and width; None where all frames have that size already.
-        corners, extents: (num_crops, 2) INT32, y and x of the windows' upper left corners, and their heights
-            and widths; None where all windows have the crop size.
+        corner, extent: (2,) INT32, y and x of the window's upper left corner, and its height and width.
+        flip: () BOOL.
     """
     height_width = [crop_size[1], crop_size[0]]
-    scaled: Any = frames
-    if scaled_size is not None:
-        scaled = fn.resize(frames, size=scaled_size, interp_type=LINEAR, antialias=False)
+    crop: Any = fn.slice(_scaled(frames, scaled_size), start=corner, shape=extent, axis_names="HW")
+    crop = fn.resize(crop, size=height_width, interp_type=LINEAR, antialias=False)
+    mirrored = int32(flip)
+    # It only mirrors here.  `fn.flip` does the same, but on a GPU with a kernel for each sample.
+    crop = fn.crop_mirror_normalize(
+        crop, mirror=mirrored, dtype=UINT8, output_layout="FHWC", mean=[0.0], std=[1.0]
+    )
+    return _inverted_x(crop, mirrored, *crop_size) if invert_mirrored_x else crop
+
+
+def graph_test_crops(
+    frames: DataNode,
+    scaled_size: DataNode | None,
+    corners: DataNode,
+    *,
+    num_crops: int,
+    crop_size: tuple[int, int],
+) -> DataNode:
+    """`crop_frames` with the windows of `windows.test_windows`, as graph nodes.
+
+    Args:
+        scaled_size: (2,) FLOAT, height and width; None where all frames have that size already.
+        corners: (num_crops, 2) INT32, y and x of the windows' upper left corners.
+    """
+    scaled, height_width = _scaled(frames, scaled_size), [crop_size[1], crop_size[0]]
     crops: list[Any] = []
-    for number in range(num_crops):
-        extent: Any = height_width if extents is None else extents[number]
-        crop: Any = fn.slice(scaled, start=corners[number], shape=extent, axis_names="HW")
-        if extents is not None:
-            crop = fn.resize(crop, size=height_width, interp_type=LINEAR, antialias=False)
-        mirrored = int32(flips[number])
-        crop = fn.flip(crop, horizontal=mirrored)
-        if invert_mirrored_x:
-            crop = _inverted_x(crop, mirrored, *crop_size)
-        crops.append(crop)
+    for number, mirrored in enumerate(test_flips(num_crops)):
+        if mirrored:  # the window is the one before it
+            crops.append(fn.flip(crops[-1], horizontal=1))
+        else:
+            crops.append(fn.slice(scaled, start=corners[number], shape=height_width, axis_names="HW"))
     joined: Any = crops[0] if num_crops == 1 else fn.cat(*crops, axis=0)
     return joined
+
+
+def _scaled(frames: DataNode, size: DataNode | None) -> Any:
+    return frames if size is None else fn.resize(frames, size=size, interp_type=LINEAR, antialias=False)
 
 
 def color_jitter(clips: DataNode, strength: float) -> DataNode:

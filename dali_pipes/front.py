@@ -93,7 +93,7 @@ class Front:
         return np.stack([first, end - first], axis=1)
 
     def _geometry(self, plan: Plan, columns: np.ndarray) -> dict[str, np.ndarray]:
-        """For `CpuCropper`: `sizes` and `boxes` in the decoded columns.  For `graph_crops`: pairs of height
+        """For `CpuCropper`: `sizes` and `boxes` in the decoded columns.  For the graph: pairs of height
         and width, as DALI wants them."""
         crops = plan.windows[..., 2:] - plan.windows[..., :2]  # (N, num_crops, 2)
         found = {}

@@ -11,7 +11,7 @@ from nvidia.dali import fn
 from nvidia.dali.data_node import DataNode
 from nvidia.dali.pipeline import Pipeline, pipeline_def
 
-from dali_pipes.crops import CpuCropper, color_jitter, graph_crops, scaled_flow
+from dali_pipes.crops import CpuCropper, color_jitter, graph_test_crops, graph_train_crop, scaled_flow
 from dali_pipes.front import Front
 from dali_pipes.nodes import GRAY, RGB
 from dali_pipes.planning import num_fractions
@@ -142,16 +142,19 @@ def _crop(spec: PipelineSpec, frames: DataNode, found: dict[str, Any], cropper: 
     else:
         if spec.changes_size:  # else the windows leave the codec's padding out by themselves
             frames = fn.slice(frames, start=[0, 0], shape=found["visible"], axis_names="HW")
-        clips = graph_crops(
-            frames,
-            found["scaled"] if spec.changes_size else None,
-            found["corners"],
-            found["extents"] if spec.training else None,
-            found["flips"],
-            num_crops=spec.num_crops,
-            crop_size=spec.data.crop_size,
-            invert_mirrored_x=spec.is_flow and spec.training,
-        )
+        scaled = found["scaled"] if spec.changes_size else None
+        if spec.training:
+            clips = graph_train_crop(
+                frames,
+                scaled,
+                *(found[name][0] for name in ("corners", "extents", "flips")),
+                crop_size=spec.data.crop_size,
+                invert_mirrored_x=spec.is_flow,
+            )
+        else:
+            clips = graph_test_crops(
+                frames, scaled, found["corners"], num_crops=spec.num_crops, crop_size=spec.data.crop_size
+            )
     if spec.is_flow:
         width, height = spec.data.crop_size
         if spec.scales_flow:

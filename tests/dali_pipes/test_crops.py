@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from nvidia.dali import fn, pipeline_def, types
 
-from dali_pipes.crops import CpuCropper, crop_frames, graph_crops, scaled_flow
+from dali_pipes.crops import CpuCropper, crop_frames, graph_train_crop, scaled_flow
 from dali_pipes.nodes import constant
 
 MEAN = np.array([123.675, 116.28, 103.53])
@@ -173,28 +173,30 @@ def test_crops_equal_the_golden_pixels(golden):
 def run_graph_crops(
     frames, size, boxes, flips, *, crop_size: tuple[int, int], invert_mirrored_x: bool = False
 ) -> np.ndarray:
-    """`graph_crops` on the CPU, where DALI has the same operators as on the GPU."""
+    """`graph_train_crop` for each box on the CPU, where DALI has the same operators as on the GPU."""
     scaled = frames.shape[2:0:-1] != tuple(size)
-    extents = boxes[:, 3:1:-1] - boxes[:, 1::-1]
 
     @pipeline_def(batch_size=1, num_threads=1, device_id=None, prefetch_queue_depth=1)
     def graph():
         node = types.Constant(frames.reshape(-1), device="cpu")
         node = fn.reshape(node, shape=list(frames.shape), layout="FHWC")
-        return graph_crops(
-            node,
-            constant(np.array(size[::-1], np.float32)) if scaled else None,
-            constant(boxes[:, 1::-1].astype(np.int32)),
-            constant(extents.astype(np.int32)) if (extents != crop_size[::-1]).any() else None,
-            constant(flips),
-            num_crops=len(boxes),
-            crop_size=crop_size,
-            invert_mirrored_x=invert_mirrored_x,
-        )
+        crops = [
+            graph_train_crop(
+                node,
+                constant(np.array(size[::-1], np.float32)) if scaled else None,
+                constant(box[1::-1].astype(np.int32)),
+                constant((box[3:1:-1] - box[1::-1]).astype(np.int32)),
+                constant(np.array(flip)),
+                crop_size=crop_size,
+                invert_mirrored_x=invert_mirrored_x,
+            )
+            for box, flip in zip(boxes, flips, strict=True)
+        ]
+        return tuple(crops)
 
     pipeline = graph()
     pipeline.build()
-    return np.array(pipeline.run()[0].at(0))
+    return np.concatenate([crops.at(0) for crops in pipeline.run()])
 
 
 @pytest.mark.parametrize("crop", [crop_frames, run_graph_crops])
