@@ -22,9 +22,9 @@ def train_loader(
     return build_train_loader(data, seed=seed, **place)
 
 
-def eval_loader(directory, *, rank=0, world_size=1, scale_flow=False, **split) -> Loader:
+def eval_loader(directory, *, rank=0, world_size=1, device="cpu", scale_flow=False, **split) -> Loader:
     shards = {"shards": str(directory)}
-    data = config(shards, shards | COMMON | split, device="cpu", scale_flow=scale_flow)
+    data = config(shards, shards | COMMON | split, device=device, scale_flow=scale_flow)
     place = {"rank": rank, "world_size": world_size, "local_rank": 0, "local_world_size": 1}
     return build_eval_loader(data, data.test, **place)
 
