@@ -77,3 +77,24 @@ def test_rows_that_only_pad_a_picture_are_never_seen(tmp_path):
     options = {"crop": "multi_scale", "scales": (1.0,), "max_scale_gap": 0, "crop_size": 44}
     with pytest.raises(ShardError, match=r"its window x .*, y .* does not lie inside a frame of 80 x 42"):
         ids(gpu_form(train_loader(directory, **options)))
+
+
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+@pytest.mark.parametrize("codec", ["mjpeg", "h264"])
+def test_clips_and_labels_leave_on_the_gpu_wherever_frames_are_decoded(tmp_path, codec, device):
+    """DALI places operators while a graph is defined, so this needs no GPU."""
+    directory = write_shards(
+        tmp_path, [smooth_video(12, (64, 48), seed=seed) for seed in range(4)], codec=codec
+    )
+    for loader in (
+        train_loader(directory, crop="random_resized", color_jitter=0.4),
+        eval_loader(directory, num_crops=10, crop_size=32),
+    ):
+        spec = dataclasses.replace(loader._spec, device=device, device_id=0)
+        files = [(spec.directory / s.name, spec.directory / s.index_name) for s in spec.manifest.shards]
+        place = {"batch_size": 4, "num_threads": 1, "device_id": 0}
+        graph = pipeline._graph(spec, loader._units, loader._cropper, files, **place)
+        graph._build_graph()
+        devices = dict(zip(pipeline.OUTPUTS, (node.device for node in graph._graph_outputs), strict=True))
+        on_gpu = {name for name, where in devices.items() if where == "gpu"}
+        assert on_gpu == {"clips", "labels"}
