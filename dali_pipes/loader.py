@@ -180,7 +180,7 @@ class Loader:
             "seed": spec.seed,
             "rank": spec.partition.rank,
             "world_size": spec.partition.world_size,
-            "device": spec.device,
+            "device": spec.device if spec.device_id is None else f"{spec.device}, for a GPU",
             "data.scale_flow": spec.scales_flow,
         } | {
             f"data.{name}": list(value) if isinstance(value, tuple) else value

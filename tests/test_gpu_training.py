@@ -96,9 +96,12 @@ def train(cfg: Path, work_dir: Path, *options: str, device: str = DEVICE) -> lis
 
 
 def interrupt(cfg: Path, work_dir: Path, signum: int, *options: str, device: str = DEVICE) -> int:
-    """Train until a checkpoint is there, send the signal; the step of the checkpoint that is left."""
+    """Train until a checkpoint is there, send the signal; the step of the checkpoint that is left.
+
+    options: with `train.save_every_steps=1`, so that a checkpoint comes soon.
+    """
     process = subprocess.Popen(
-        command(cfg, work_dir, "train.save_every_steps=1", *options),
+        command(cfg, work_dir, *options),
         env=environment(device),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -148,14 +151,38 @@ def test_interrupted_and_resumed_a_deterministic_run_is_the_same(cfg, tmp_path, 
     assert_same_run(tmp_path / "parts", tmp_path / "whole")
 
 
-def test_a_run_goes_from_the_gpu_to_the_cpu_and_back(cfg, tmp_path):
-    options = ("data.device=cpu", "schedule.epochs=30", "train.save_every_steps=1")
-    steps = [
-        interrupt(cfg, tmp_path / "run", signal.SIGINT, *options, device=device) for device in (DEVICE, "cpu")
-    ]
-    assert 0 < steps[0] < steps[1]
-    train(cfg, tmp_path / "run", *options)
-    assert load_checkpoint(tmp_path / "run" / "last.pt").run.step == 30 * NUM_TRAIN // 4
+def scores_of(cfg: Path, checkpoint: Path, device: str, out: Path) -> np.ndarray:
+    """What scripts/eval.py says of the test set, (N, num_classes)."""
+    script = [str(SCRIPT), "real", "scripts/eval.py", "--cfg", str(cfg), "--checkpoint", str(checkpoint)]
+    settings = ["--scores", str(out), "data.device=cpu", "train.amp=false"]
+    done = subprocess.run(
+        [sys.executable, *script, *settings], env=environment(device), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return np.load(out)["scores"]
+
+
+def test_a_checkpoint_goes_from_the_gpu_to_the_cpu_and_back(cfg, tmp_path):
+    """Its weights do: they are tested alike, and trained on.  A run itself goes on where it began."""
+    options = ("schedule.epochs=8", "train.amp=false")
+    first = losses(train(cfg, tmp_path / "0", *options))
+    for number, (device, other) in enumerate(((DEVICE, "cpu"), ("cpu", DEVICE))):
+        last = tmp_path / str(number) / "last.pt"
+        found = [
+            scores_of(cfg, last, each, tmp_path / f"{number}-{place}.npz")
+            for place, each in enumerate((device, other))
+        ]
+        np.testing.assert_allclose(*found, atol=0.02, rtol=0.02)  # convolutions on the GPU are in TF32
+        pretrained = (*options, f"model.pretrained={last}")
+        further = losses(train(cfg, tmp_path / str(number + 1), *pretrained, device=other))
+        assert further[0] < 0.7 * first[0]
+    if not FORCED:
+        last = tmp_path / "0" / "last.pt"
+        auto = command(cfg, tmp_path / "refused", *options)
+        resume = [str(last) if part == "auto" else part for part in auto]
+        done = subprocess.run(resume, env=environment("cpu"), capture_output=True, text=True)
+        assert "cannot be resumed: the loader's state was saved with other settings" in done.stderr
+        assert "device: 'gpu, for a GPU', now 'cpu'" in done.stderr
 
 
 def test_weights_answer_alike_on_the_gpu_and_on_the_cpu(cfg, monkeypatch):

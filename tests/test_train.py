@@ -27,7 +27,7 @@ schedule: {epochs: 3, milestones: [2]}
 optim: {lr: 0.1, base_batch_size: 4}
 train: {val_every_epochs: 2, log_every_steps: 4}
 """
-TIMES = ("clips_per_s", "data_wait", "left_s", "videos_per_s")
+TIMES = ("clips_per_s", "data_wait", "gpu_memory_bytes", "left_s", "videos_per_s")
 """What differs between two runs that do the same."""
 
 SCRIPT = Path(fake_training.__file__)

@@ -263,7 +263,7 @@ class TrainConfig:
     channels_last: bool = True
     """Convolutions in NHWC memory order."""
     compile: bool = False
-    """`torch.compile` the model."""
+    """`torch.compile` the model for training; testing does without."""
     recompute: bool = False
     """Keep only what the backbone's blocks are given, and compute the rest again in the backward pass: less
     memory, more time, the same result."""

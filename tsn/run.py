@@ -321,12 +321,13 @@ def _wrap(model: TSN, world: World, device: torch.device, config: TrainConfig) -
         model.backbone = nn.SyncBatchNorm.convert_sync_batchnorm(model.backbone)
     if config.recompute:
         recompute_blocks(model.backbone)
-    if config.compile:
-        model.compile()  # in place, so that the names of the weights stay
+    trained: nn.Module = model
+    if config.compile:  # for training alone: testing has other shapes, each of which would be compiled anew
+        trained = torch.compile(model, dynamic=False)  # pyright: ignore[reportAssignmentType]
     if world.world_size == 1:
-        return model
+        return trained
     devices = [device] if device.type == "cuda" else None
     # BatchNorm's statistics stay each rank's own in training, as in the reference; testing takes rank 0's.
     # torch 2.14 renames the option; the old name works in all versions.
     warnings.filterwarnings("ignore", message=".*broadcast_buffers.*", category=FutureWarning)
-    return DistributedDataParallel(model, devices, broadcast_buffers=False, gradient_as_bucket_view=True)
+    return DistributedDataParallel(trained, devices, broadcast_buffers=False, gradient_as_bucket_view=True)
