@@ -20,6 +20,7 @@ import argparse
 import json
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 
 import launch
@@ -73,19 +74,19 @@ def run_tables(args: argparse.Namespace) -> None:
     from support.bench_suite import run_suite
 
     limit_s = args.limit_s or LIMITS_S[args.command]
-    if args.command == "pipeline":
-        sections = run_pipeline_benchmark(quick=args.quick, limit_s=limit_s)
-    else:
-        sections = run_suite(
-            args.command, args.cfg, args.overrides, quick=args.quick, profile=args.profile, limit_s=limit_s
-        )
-    write_report(
+    save = partial(
+        write_report,
         machine=describe_machine(),
         command=shlex.join(["python", "scripts/benchmark.py", *sys.argv[1:]]),
-        sections=sections,
         as_json=args.json,
         markdown=args.markdown,
     )
+    options = {"quick": args.quick, "limit_s": limit_s, "save": save}
+    if args.command == "pipeline":
+        sections = run_pipeline_benchmark(**options)
+    else:
+        sections = run_suite(args.command, args.cfg, args.overrides, profile=args.profile, **options)
+    print(save(sections))
 
 
 def main() -> int:

@@ -126,7 +126,10 @@ def check_jpeg_engines(engines: tuple[int, int] | None) -> Finding:
     """engines: how many, and cores in each; None where nvJPEG does not tell."""
     if engines is None:
         return Finding(
-            "JPEG engines", "warning", "nvJPEG could not be asked", "see `pip show nvidia-nvjpeg-cu12`"
+            "JPEG engines",
+            "warning",
+            "nvJPEG could not be asked",
+            "see `pip list`: nvidia-nvjpeg-cu12, of CUDA 13 nvidia-nvjpeg",
         )
     if engines[0] == 0:
         return Finding("JPEG engines", "ok", "none in this GPU: its cores decode JPEG")

@@ -32,8 +32,8 @@ class EncodingOptions:
     frame_stride: int = 1
     quality: int = 85
     subsampling: str = "422"
-    gop: int = 8
-    crf: int = 20
+    gop: int = 1
+    crf: int = 18
 
     def __post_init__(self) -> None:
         parse_size(self.size)

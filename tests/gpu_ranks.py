@@ -1,7 +1,7 @@
 """A few updates of a small network by one process or by several that share one device; saves the weights.
 
-Started by test_gpu_training.py, under torchrun for several ranks.  Gloo carries the tensors: NCCL refuses
-two ranks on one GPU.
+Started by test_gpu_training.py, under torchrun for several ranks.  Gloo carries the tensors, because NCCL
+refuses two ranks on one GPU; with --ddp a single rank uses DDP all the same, and NCCL on a GPU.
 """
 
 import argparse
@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -67,10 +68,11 @@ def main() -> None:
     parser.add_argument("--device", choices=("cuda", "cpu"), required=True)
     parser.add_argument("--parts", type=int, default=1, help="batches per update")
     parser.add_argument("--bn", action="store_true", help="a network with BatchNorm, synchronised over ranks")
+    parser.add_argument("--ddp", action="store_true", help="DDP for the only rank, too")
     args = parser.parse_args()
     world = World(0, 0, 1)
     if "RANK" in os.environ:
-        dist.init_process_group("gloo")
+        dist.init_process_group("nccl" if args.ddp and args.device == "cuda" else "gloo")
         world = World(dist.get_rank(), 0, dist.get_world_size(), dist.get_world_size())
     torch.backends.cudnn.allow_tf32 = False
     device = torch.device(args.device, 0)
@@ -99,6 +101,10 @@ def main() -> None:
         device=device,
         work_dir=args.out.parent,
     )
+    if args.ddp:
+        devices = [device] if device.type == "cuda" else None
+        options = {"broadcast_buffers": False, "gradient_as_bucket_view": True}  # as Run has them
+        run.trained = DistributedDataParallel(run.model, devices, **options)
     for _ in run.iter_steps():
         continue
     if world.is_main:

@@ -1,4 +1,4 @@
-"""The tests that need a GPU, with a CPU in its place: so that they run when one is there for the first time."""
+"""The tests that need a GPU, with a CPU in its place, so that they run when one is there."""
 
 import os
 import subprocess

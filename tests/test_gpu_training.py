@@ -217,7 +217,7 @@ def weights_of(tmp_path: Path, num_ranks: int, *options: str) -> dict[str, torch
     """What `gpu_ranks.py` has after its updates."""
     out = tmp_path / "weights.pt"
     start = [sys.executable]
-    if num_ranks > 1:
+    if num_ranks > 1 or "--ddp" in options:
         start += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num_ranks)]
     script = [str(ROOT / "tests" / "gpu_ranks.py"), str(out), "--device", DEVICE, *options]
     done = subprocess.run([*start, *script], capture_output=True, text=True, timeout=180)
@@ -238,8 +238,15 @@ def test_ranks_and_accumulation_agree_with_the_single_process(tmp_path, num_rank
         torch.testing.assert_close(found[name], value, atol=1e-5, rtol=1e-4, msg=name)
 
 
+@pytest.mark.parametrize("parts", ["1", "2"])
+def test_ddp_over_nccl_with_one_rank_is_the_plain_network(tmp_path, parts):
+    expected = weights_of(tmp_path, 1, "--parts", parts)
+    found = weights_of(tmp_path, 1, "--parts", parts, "--ddp")
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, atol=1e-5, rtol=1e-4, msg=name)
+
+
 def test_one_rank_under_torchrun_is_the_single_process(cfg, tmp_path):
-    """NCCL and DDP's process group with one GPU."""
     options = ("--deterministic", "schedule.epochs=2", "train.amp=false")
     train(cfg, tmp_path / "alone", *options)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1"]

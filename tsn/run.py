@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -321,9 +322,9 @@ def _wrap(model: TSN, world: World, device: torch.device, config: TrainConfig) -
         model.backbone = nn.SyncBatchNorm.convert_sync_batchnorm(model.backbone)
     if config.recompute:
         recompute_blocks(model.backbone)
-    trained: nn.Module = model
+    trained: Any = model
     if config.compile:  # for training alone: testing has other shapes, each of which would be compiled anew
-        trained = torch.compile(model, dynamic=False)  # pyright: ignore[reportAssignmentType]
+        trained = torch.compile(model, dynamic=False)
     if world.world_size == 1:
         return trained
     devices = [device] if device.type == "cuda" else None

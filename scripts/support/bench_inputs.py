@@ -19,7 +19,7 @@ class Packing:
 
     codec: str = "mjpeg"
     subsampling: str = "422"
-    gop: int = 8
+    gop: int = 1
     size: str = "340x256"
 
     @property

@@ -1,6 +1,6 @@
 """The network alone and testing as a whole: size, arithmetic, videos a second."""
 
-import time
+import gc
 from collections.abc import Iterator
 from itertools import repeat
 from typing import Any, Literal
@@ -166,11 +166,10 @@ def time_model(named: NamedConfig, *, amp: bool, seconds: float) -> Row:
     """Forward passes of one video with all its test views, one after another, each waited for."""
     config = named.config
     device = pick_device()
-    model = launch.build_network(config).to(device).eval()
-    if config.train.compile:
-        model.compile()
-    clips = synthetic_clips(config, config.data.test, num_videos=1, device=device)
+    torch.backends.cudnn.benchmark = False  # as in scripts/eval.py
     reset_peak(device)
+    model = launch.build_network(config).to(device).eval()
+    clips = synthetic_clips(config, config.data.test, num_videos=1, device=device)
 
     def forward() -> Iterator[None]:
         for _ in repeat(None):
@@ -187,24 +186,23 @@ def time_test(named: NamedConfig, *, seconds: float, split: Literal["val", "test
     """The whole test: reading, decoding, cropping and the network, as scripts/eval.py does it."""
     config = named.config
     device = pick_device()
+    torch.backends.cudnn.benchmark = split == "val"  # on in train.py, off in scripts/eval.py
+    reset_peak(device)
     model = launch.build_network(config).to(device).eval()
     loader: Any = launch.build_eval_loader(config, split, ONE_PROCESS)
-    batches = iter_forever(loader)
-    reset_peak(device)
-    num_videos, start = 0, 0.0
-    warm_up = 3 if device.type == "cuda" else 1
-    with torch.inference_mode():
-        for number, batch in enumerate(batches):
-            if number == warm_up:
-                wait_for(device)
-                num_videos, start = 0, time.perf_counter()
-            with autocast(device, config.train.amp):
+
+    sizes: list[int] = []
+
+    def tested() -> Iterator[None]:
+        for batch in iter_forever(loader):
+            with torch.inference_mode(), autocast(device, config.train.amp):
                 model(batch.clips).float().argmax(1)
-            num_videos += len(batch)
-            if number > warm_up and time.perf_counter() - start > seconds:
-                break
-    wait_for(device)
-    rate = num_videos / (time.perf_counter() - start)
+            sizes.append(len(batch))
+            yield
+
+    # What was made ahead while the first passes warmed up is used before the clock starts.
+    warm_up = config.data.prefetch + 2 if device.type == "cuda" else 1
+    rate = rate_for(tested(), warm_up, seconds).per_s * sum(sizes) / len(sizes)
     loader.close()
     return {"videos_per_s": rate} | peak_memory(device)
 
@@ -227,12 +225,16 @@ def wait_for(device: torch.device) -> None:
 
 
 def reset_peak(device: torch.device) -> None:
-    """Begin a measurement of memory: what earlier ones left in the allocator goes back."""
+    """Begin a measurement of memory: what earlier ones left goes back."""
+    gc.collect()  # models that were compiled or recompute refer to themselves
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
 
 
-def peak_memory(device: torch.device) -> dict[str, float]:
-    """Memory of all tensors at most, in GB; nothing on the CPU."""
-    return {"peak_memory_gb": torch.cuda.max_memory_allocated(device) / 1e9} if device.type == "cuda" else {}
+def peak_memory(device: torch.device, *, reserved: bool = False) -> dict[str, float]:
+    """Memory of all tensors at most, in GB, or of all that PyTorch keeps; nothing on the CPU."""
+    if device.type != "cuda":
+        return {}
+    peak = torch.cuda.max_memory_reserved if reserved else torch.cuda.max_memory_allocated
+    return {"peak_memory_gb": peak(device) / 1e9}

@@ -11,6 +11,11 @@ OUT_OF_TIME = "not measured: out of time"
 Row = dict[str, Any]
 
 
+def failure(error: Exception) -> str:
+    """The status of a line that could not be measured."""
+    return f"failed: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
 @dataclass
 class Section:
     """A table.
@@ -65,18 +70,18 @@ def format_value(value: Any) -> str:
 
 
 def write_report(
+    sections: list[Section],
     *,
     machine: dict[str, Any],
     command: str,
-    sections: list[Section],
     as_json: Path | None,
     markdown: Path | None,
-) -> None:
-    """Print the tables, and write them where the user wants them."""
+) -> str:
+    """Write the tables where the user wants them; the Markdown."""
     text = to_markdown(machine, command, sections)
-    print(text)
     if as_json:
         content = {"command": command, "machine": machine, "sections": [asdict(s) for s in sections]}
         as_json.write_text(json.dumps(content, indent=2) + "\n")
     if markdown:
         markdown.write_text(text)
+    return text

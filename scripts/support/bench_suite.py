@@ -1,6 +1,6 @@
 """The tables of `benchmark.py model`, `train`, `test` and `all`: which measurements stand in which line."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 import launch
-from shards.manifest import ShardError, load_manifest
+from shards.manifest import load_manifest
 from support.bench_inputs import Packing, find_videos
 from support.bench_model import (
     ONE_PROCESS,
@@ -24,8 +24,9 @@ from support.bench_model import (
     views_of,
 )
 from support.bench_pipeline import pack_all
-from support.bench_report import NO_GPU, OUT_OF_TIME, Row, Section
+from support.bench_report import NO_GPU, OUT_OF_TIME, Row, Section, failure
 from support.bench_training import (
+    CUDA_GRAPHS,
     TRAIN_COLUMNS,
     EndlessLoader,
     arithmetic_rate,
@@ -38,13 +39,12 @@ from support.bench_training import (
 )
 from support.measuring import Budget
 from tsn.config import BACKBONES
-from tsn.errors import UserError
 
 Settings = tuple[str, ...]
 """Overrides of a config, `section.key=value`."""
 
 DEFAULT_ROW = "k400.yaml"
-REAL = (Packing(), Packing("h264", gop=8))
+REAL = (Packing(), Packing("h264"))
 """What is trained on: the packings that a user would choose between."""
 AIMS = {
     "feed efficiency, 3 segments": 0.97,
@@ -65,6 +65,7 @@ class Suite:
         budget: after which what is left is listed as not measured.
         seconds: of a measurement.
         on_gpu: without one, a few small lines stand for all.
+        save: keeps the tables so far, in case that a later line takes the process with it.
     """
 
     cfg: str
@@ -73,17 +74,23 @@ class Suite:
     budget: Budget
     seconds: float
     on_gpu: bool
+    save: Callable[[list[Section]], None] = lambda sections: None
 
-    def attempt(self, measure: Callable[[], Row], *, needs_gpu: bool = True) -> Row:
-        """What `measure` finds, or why it found nothing."""
+    @property
+    def long_s(self) -> float:
+        """For what is compared closely."""
+        return 5 * self.seconds
+
+    def attempt(self, measure: Callable[[], Row], *, needs_gpu: bool = True, needs_s: float = 0.0) -> Row:
+        """What `measure` finds, or why it found nothing: one line that fails spares the others'."""
         if needs_gpu and not self.on_gpu:
             return {"status": NO_GPU}
-        if self.budget.is_spent:
+        if self.budget.left_s < needs_s:
             return {"status": OUT_OF_TIME}
         try:
             return measure()
-        except (RuntimeError, ShardError, UserError) as error:
-            return {"status": f"failed: {' '.join(str(error).split())[:300]}"}
+        except Exception as error:
+            return {"status": failure(error)}
 
     def row(self, *settings: str, packing: Packing = REAL[0]) -> Any:
         """The config with these settings, on the packed input; those of the user come last."""
@@ -93,24 +100,35 @@ class Suite:
 
 
 def run_suite(
-    command: str, cfg: str | None, overrides: Sequence[str], *, quick: bool, profile: bool, limit_s: float
+    command: str,
+    cfg: str | None,
+    overrides: Sequence[str],
+    *,
+    quick: bool,
+    profile: bool,
+    limit_s: float,
+    save: Callable[[list[Section]], None],
 ) -> list[Section]:
-    """The tables of a command."""
+    """The tables of a command; `save` is given those that are there, again and again."""
+
+    def make_suite(shards: dict[Packing, Path]) -> Suite:
+        seconds = 0.5 if quick else 2.0
+        on_gpu = torch.cuda.is_available()
+        return Suite(cfg or DEFAULT_ROW, tuple(overrides), shards, budget, seconds, on_gpu, save)
+
     budget = Budget(limit_s)
-    cfg = cfg or DEFAULT_ROW
-    on_gpu = torch.cuda.is_available()
     if command == "model":
-        shards: dict[Packing, Path] = {REAL[0]: Path("unused")}
-        suite = Suite(cfg, tuple(overrides), shards, budget, 0.5 if quick else 2.0, on_gpu)
+        suite = make_suite({REAL[0]: Path("unused")})
         return [describe_network(suite.row()), model_table(suite, [()])]
     with TemporaryDirectory(prefix="tsn-bench-") as folder:
-        shards = pack_all(find_videos(Path(folder)), set(REAL), Path(folder))
-        suite = Suite(cfg, tuple(overrides), shards, budget, 0.5 if quick else 2.0, on_gpu)
+        suite = make_suite(pack_all(find_videos(Path(folder)), set(REAL), Path(folder)))
         match command:
             case "test":
                 return [model_table(suite, [()]), test_table(suite, [()])]
             case "train":
-                sections = train_tables(suite, [()], compiled=[()])
+                training, efficiency = train_tables(suite, [()])
+                training.rows += compiled_lines(suite, [()])
+                sections = [training, efficiency]
                 return [*sections, profile_table(suite, (), 50)] if profile else sections
             case _:
                 return all_tables(suite, Path(folder))
@@ -122,38 +140,43 @@ def all_tables(suite: Suite, folder: Path) -> list[Section]:
         small: Settings = ("data.train.batch_size=2", "data.val.batch_size=2", "data.test.batch_size=1")
         one_crop = (*small, "data.test.num_crops=1", "data.test.crop_size=224", "data.test.short_side=256")
         base: list[Settings] = [small]
-        eager: list[Settings] = [small]
+        others: list[Settings] = []
         protocols: list[Settings] = [one_crop]
     else:
         small = ("data.train.batch_size=128",)
         base = [small, ("data.train.num_segments=8", "data.train.batch_size=48")]
-        others = [f"data.train.batch_size={size}" for size in (32, 64, 256)]
-        eager = [*base, *((size,) for size in others)]
+        others = [(f"data.train.batch_size={size}",) for size in (32, 64, 256)]
         ten = ("data.test.num_segments=25", "data.test.num_crops=10")
         three = ("data.test.num_segments=25", "data.test.num_crops=3", "data.test.crop_size=256")
         protocols = [(*crops, f"train.amp={amp}") for crops in (ten, three) for amp in ("true", "false")]
-    network = describe_network(suite.row())
+    sections = [describe_network(suite.row())]
+
+    def add(*found: Section) -> None:
+        sections.extend(found)
+        suite.save(sections)
+
+    training, efficiency = train_tables(suite, base, others=others)
+    add(training, efficiency)
     test = test_table(suite, protocols)
-    model = model_table(suite, protocols)
+    add(test)
     profiled = profile_table(suite, small, 50 if suite.on_gpu else 2)
-    memory = memory_table(suite)
-    backbones = backbone_table(suite)
-    times = times_table(suite, small, folder)
-    training, efficiency = train_tables(suite, base, eager=eager, compiled=base)
-    aims = aims_table(training, efficiency, test, profiled)
-    return [aims, network, training, efficiency, model, test, memory, backbones, times, profiled]
+    add(profiled)
+    add(model_table(suite, protocols))
+    add(memory_table(suite))
+    add(times_table(suite, small, folder))
+    add(backbone_table(suite))
+    for row in compiled_lines(suite, base):
+        training.rows.append(row)
+        suite.save(sections)
+    return [aims_table(training, efficiency, test, profiled), *sections]
 
 
 def train_tables(
-    suite: Suite,
-    base: Sequence[Settings],
-    *,
-    eager: Sequence[Settings] | None = None,
-    compiled: Sequence[Settings],
-) -> list[Section]:
+    suite: Suite, base: Sequence[Settings], *, others: Sequence[Settings] = ()
+) -> tuple[Section, Section]:
     """Training on synthetic and real batches, and what share of the former's speed the latter reach.
 
-    base: settings to train with on real batches; eager, compiled: those for synthetic ones.
+    base: settings to train with on both, for long enough to tell them apart; others: on synthetic ones alone.
     """
     training = Section("Training", TRAIN_COLUMNS)
     efficiency = Section(
@@ -161,37 +184,33 @@ def train_tables(
         {"variant": "variant", "efficiency": "feed efficiency"},
     )
     peak = arithmetic_rate() if suite.on_gpu else None
-    synthetic = partial(time_synthetic, seconds=suite.seconds)
-    real = partial(time_real, seconds=suite.seconds)
-    speeds: dict[Settings, float] = {}
-    for settings in eager or base:
-        row = train_line(
-            suite, settings, "synthetic, eager", peak, lambda n: time_synthetic(n, seconds=suite.seconds)
-        )
-        training.rows.append(row)
-        speeds[settings] = row.get("clips_per_s", 0.0)
+    synthetic, real = partial(time_synthetic, seconds=suite.long_s), partial(time_real, seconds=suite.long_s)
     for settings in base:
+        row = train_line(suite, settings, "synthetic, eager", peak, synthetic)
+        training.rows.append(row)
+        speed = row.get("clips_per_s")
         for packing in REAL:
             row = train_line(suite, settings, packing.name, peak, real, packing=packing)
             training.rows.append(row)
             share = {key: row[key] for key in ("variant", "status") if key in row}
-            if "clips_per_s" in row and speeds.get(settings):
-                share["efficiency"] = row["clips_per_s"] / speeds[settings]
+            if "clips_per_s" in row and speed:
+                share["efficiency"] = row["clips_per_s"] / speed
             efficiency.rows.append(share)
-    for settings in compiled:
-        for name, mode in (("torch.compile", "default"), ("CUDA graphs", "reduce-overhead")):
-            row = train_line(
-                suite,
-                settings,
-                f"synthetic, {name}",
-                peak,
-                partial(synthetic, compile_mode=mode),
-                needs_gpu=True,
-            )
-            training.rows.append(row)
+    synthetic = partial(time_synthetic, seconds=suite.seconds)
+    for settings in others:
+        training.rows.append(train_line(suite, settings, "synthetic, eager", peak, synthetic))
     if peak:
         training.note = f"Arithmetic: a large bf16 matrix product reaches {peak / 1e12:.0f} TFLOP/s here."
-    return [training, efficiency]
+    return training, efficiency
+
+
+def compiled_lines(suite: Suite, base: Sequence[Settings]) -> Iterator[Row]:
+    """Compiled training; compiling takes a minute or two a line, so they come last."""
+    for settings in base:
+        for name, mode in (("torch.compile", "default"), ("CUDA graphs", CUDA_GRAPHS)):
+            measure = partial(time_synthetic, seconds=suite.seconds, compile_mode=mode)
+            title = f"synthetic, {name}"
+            yield train_line(suite, settings, title, None, measure, needs_gpu=True, needs_s=90.0)
 
 
 def train_line(
@@ -203,12 +222,13 @@ def train_line(
     *,
     packing: Packing = REAL[0],
     needs_gpu: bool = False,
+    needs_s: float = 0.0,
 ) -> Row:
     named = suite.row(*settings, packing=packing)
     train = named.config.data.train
     where = f"{train.num_segments} segments, batch {train.batch_size}"
     row: Row = {"variant": f"{named.config.model.backbone}, {where}, {title}"}
-    row |= suite.attempt(lambda: measure(named), needs_gpu=needs_gpu)
+    row |= suite.attempt(lambda: measure(named), needs_gpu=needs_gpu, needs_s=needs_s)
     clips_per_s = row.get("clips_per_s")
     if peak and clips_per_s:
         row["arithmetic_share"] = clips_per_s * training_flops(named) / peak
@@ -235,13 +255,16 @@ def test_table(suite: Suite, protocols: Sequence[Settings]) -> Section:
     for settings in protocols:
         named = suite.row(*settings)
         row = {"variant": test_title(named, named.config.train.amp and suite.on_gpu)}
-        measured = suite.attempt(lambda named=named: time_test(named, seconds=suite.seconds), needs_gpu=False)
+        measured = suite.attempt(
+            lambda named=named: time_test(named, seconds=2.5 * suite.seconds), needs_gpu=False
+        )
         section.rows.append(row | measured)
     return section
 
 
 def test_title(named: Any, amp: bool) -> str:
-    return f"{named.config.model.backbone}, {views_of(named.config)}, {'bf16' if amp else 'fp32'}"
+    precision = "bf16" if amp else "fp32 (convolutions in TF32)" if torch.cuda.is_available() else "fp32"
+    return f"{named.config.model.backbone}, {views_of(named.config)}, {precision}"
 
 
 def memory_table(suite: Suite) -> Section:
@@ -253,7 +276,7 @@ def memory_table(suite: Suite) -> Section:
         "images_per_s": "images/s",
     }
     section = Section("Memory of training", columns)
-    for num_segments, published_gb in ((3, 8.3), (8, 21.5)):
+    for num_segments, published_mib in ((3, 8344), (8, 21558)):
         batch = (f"data.train.num_segments={num_segments}", "data.train.batch_size=32")
         for amp, recompute in product(("false", "true"), repeat=2):
             variant = f"{32 * num_segments} images, {'bf16' if amp == 'true' else 'fp32'}"
@@ -262,7 +285,7 @@ def memory_table(suite: Suite) -> Section:
             measured = suite.attempt(
                 lambda settings=settings: time_synthetic(suite.row(*settings), seconds=suite.seconds / 2)
             )
-            section.rows.append({"variant": variant, "published_gb": published_gb} | measured)
+            section.rows.append({"variant": variant, "published_gb": published_mib * 2**20 / 1e9} | measured)
     return section
 
 

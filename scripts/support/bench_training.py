@@ -39,6 +39,8 @@ TRAIN_COLUMNS = {
     "peak_memory_gb": "peak memory, GB",
 }
 MATRIX_SIDE = 8192
+CUDA_GRAPHS = "reduce-overhead"
+"""What torch.compile calls them."""
 
 
 @dataclass(frozen=True)
@@ -85,12 +87,18 @@ class EndlessLoader:
 
     def __init__(self, loader: Any) -> None:
         self._loader, self.num_samples = loader, loader.num_samples
+        self._batches = iter_forever(loader)
 
     def __len__(self) -> int:
         return 100_000
 
     def __iter__(self) -> Iterator[Any]:
-        return iter_forever(self._loader)
+        return self._batches
+
+    def discard(self, num_batches: int) -> None:
+        """Throw away what was made ahead."""
+        for _ in range(num_batches):
+            next(self._batches)
 
     def close(self) -> None:
         self._loader.close()
@@ -110,14 +118,16 @@ def build_run(named: NamedConfig, loader: Loader, *, compile_mode: str | None = 
         work_dir=Path("unused"),
     )
     if compile_mode:
-        run.model.compile(mode=compile_mode)
+        torch._dynamo.reset()  # it remembers shapes of other runs, and would compile for any
+        compiled: Any = torch.compile(run.model, mode=compile_mode, dynamic=False)
+        run.trained = compiled
     return run
 
 
 def time_training(
     named: NamedConfig, loader: Loader, *, seconds: float, compile_mode: str | None = None
 ) -> Row:
-    """Steps of a run in its steady state."""
+    """Steps of a run in its steady state; a real loader begins with nothing made ahead."""
     config = named.config
     device = pick_device()
     reset_peak(device)
@@ -125,7 +135,11 @@ def time_training(
     steps = run.iter_steps()
     for _ in range(5 if device.type == "cuda" else 1):
         next(steps)
+    if isinstance(loader, EndlessLoader):
+        loader.discard(config.data.prefetch + 1)
     wait_for(device)
+    if not compile_mode:  # memory to try out convolutions in is not needed again; that of CUDA graphs is kept
+        reset_peak(device)
     run.waits.take()
     start, num_steps = time.perf_counter(), 0
     while num_steps < 2 or time.perf_counter() - start < seconds:
@@ -141,12 +155,16 @@ def time_training(
         "clips_per_s": clips_per_s,
         "images_per_s": clips_per_s * images,
         "data_wait": run.waits.take() / elapsed_s,
-    } | peak_memory(device)
+    } | peak_memory(device, reserved=compile_mode == CUDA_GRAPHS)
 
 
 def time_synthetic(named: NamedConfig, *, seconds: float, compile_mode: str | None = None) -> Row:
     loader: Any = SyntheticLoader(named, pick_device())
-    return time_training(named, loader, seconds=seconds, compile_mode=compile_mode)
+    row = time_training(named, loader, seconds=seconds, compile_mode=compile_mode)
+    skipped = torch._dynamo.utils.counters["inductor"]["cudagraph_skips"]
+    if compile_mode == CUDA_GRAPHS and skipped:
+        row["status"] = f"(no CUDA graphs of {skipped} parts)"
+    return row
 
 
 def time_real(named: NamedConfig, *, seconds: float) -> Row:
@@ -183,26 +201,28 @@ def arithmetic_rate(seconds: float = 1.0) -> float | None:
 
 
 def profile_steps(named: NamedConfig, loader: Loader, *, num_steps: int = 50) -> dict[str, Any]:
-    """The five costliest operations of `num_steps` steps, and the share of time in which the GPU was idle.
+    """The share of time in which the GPU was idle in `num_steps` steps, and the five costliest operations of
+    a few more.
 
     Returns:
         {"operations": [{"name", "share", "ms_per_step"}, ...], "gpu_idle": a fraction, or None on the CPU}
     """
-    device = pick_device()
+    on_gpu = pick_device().type == "cuda"
     run = build_run(named, loader)
     steps = run.iter_steps()
-    for _ in range(5 if device.type == "cuda" else 1):
+    for _ in range(5 if on_gpu else 1):
         next(steps)
-    wait_for(device)
     kinds = torch.profiler.ProfilerActivity
-    on_gpu = device.type == "cuda"
-    with torch.profiler.profile(activities=[kinds.CPU, *([kinds.CUDA] if on_gpu else [])]) as profile:
-        for _ in range(num_steps):
-            next(steps)
-        wait_for(device)
+    gpu_idle = None
+    if on_gpu:  # without the CPU's part, which costs time of its own
+        gpu_idle = idle_share(kernel_times(profile_next(steps, num_steps, [kinds.CUDA])))
+    num_steps = min(num_steps, 10)
+    profile = profile_next(steps, num_steps, [kinds.CPU, *([kinds.CUDA] if on_gpu else [])])
+    # Time on the GPU is counted under the operation that asked for it, and under the kernel again.
     costs = [
         (event.key, event.self_device_time_total if on_gpu else event.self_cpu_time_total)
         for event in profile.key_averages()
+        if event.device_type.name == "CPU" and not event.is_user_annotation
     ]
     total = sum(cost for _, cost in costs)
     costliest = sorted(costs, key=lambda pair: -pair[1])[:5]
@@ -211,17 +231,30 @@ def profile_steps(named: NamedConfig, loader: Loader, *, num_steps: int = 50) ->
             {"name": name[:90], "share": cost / total, "ms_per_step": cost / 1000 / num_steps}
             for name, cost in costliest
         ],
-        "gpu_idle": idle_share(kernel_times(profile)) if on_gpu else None,
+        "gpu_idle": gpu_idle,
     }
 
 
+def profile_next(steps: Iterator[None], num_steps: int, activities: list[Any]) -> Any:
+    wait_for(pick_device())
+    with torch.profiler.profile(activities=activities) as profile:
+        for _ in range(num_steps):
+            next(steps)
+        wait_for(pick_device())
+    return profile
+
+
 def kernel_times(profile: Any) -> list[tuple[float, float]]:
-    """Begin and end of everything that ran on the GPU, in microseconds."""
-    return [
-        (event.time_range.start, event.time_range.end)
-        for event in profile.events()
-        if event.device_type.name == "CUDA" and not event.is_user_annotation
-    ]
+    """Begin and end of everything that ran on the busiest stream of the GPU, in microseconds.
+
+    That is the stream of the training; decoding has others.
+    """
+    streams: dict[int, list[tuple[float, float]]] = {}
+    for event in profile.events():
+        if event.device_type.name == "CUDA" and not event.is_user_annotation:
+            times = streams.setdefault(event.device_resource_id, [])
+            times.append((event.time_range.start, event.time_range.end))
+    return max(streams.values(), key=lambda times: sum(end - begin for begin, end in times))
 
 
 def idle_share(times: list[tuple[float, float]]) -> float:

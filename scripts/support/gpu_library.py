@@ -127,7 +127,7 @@ def jpeg_engines() -> tuple[int, int] | None:
 def _nvjpeg_paths() -> Iterator[str]:
     """nvJPEG as DALI's packages bring it, then the system's."""
     for dist in metadata.distributions():
-        if dist.name.lower().startswith("nvidia-nvjpeg-"):
+        if dist.name.lower() in ("nvidia-nvjpeg", "nvidia-nvjpeg-cu12"):  # for CUDA 13 and 12
             for file in dist.files or ():
                 if file.name.startswith("libnvjpeg.so"):
                     yield str(dist.locate_file(file))

@@ -62,8 +62,8 @@ class Budget:
         self._end = time.perf_counter() + limit_s
 
     @property
-    def is_spent(self) -> bool:
-        return time.perf_counter() > self._end
+    def left_s(self) -> float:
+        return self._end - time.perf_counter()
 
 
 def used_gpu_gb() -> float | None:

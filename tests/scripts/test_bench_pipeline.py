@@ -92,7 +92,7 @@ def test_bf16_output_is_what_the_model_normalises():
     clips = torch.tensor([[[[[123, 0, 255]]]]], dtype=torch.uint8)
     batch = bench_pipeline.Batch(clips, *[torch.zeros(1)] * 5)
     expected = torch.tensor([(123 - 123.675) / 58.395, -116.28 / 57.12, (255 - 103.53) / 57.375])
-    found = bench_pipeline.to_bf16(batch)
+    found = bench_pipeline.Normalizer()(batch)
     assert found.shape == (1, 3, 1, 1)
     torch.testing.assert_close(found.flatten().float(), expected, atol=0.02, rtol=0.01)
 

@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -28,13 +29,13 @@ def suite(tmp_path_factory) -> bench_suite.Suite:
 
 
 def test_training_is_measured_on_synthetic_and_on_real_batches(suite):
-    training, efficiency = bench_suite.train_tables(suite, [()], compiled=[()])
-    measured = [row for row in training.rows if "status" not in row]
+    training, efficiency = bench_suite.train_tables(suite, [()])
+    measured = training.rows
     assert len(measured) == 3, "synthetic, and each packing"
     for row in measured:
         assert row["images_per_s"] == pytest.approx(2 * row["clips_per_s"])
         assert 0 <= row["data_wait"] < 1
-    assert [row["status"] for row in training.rows[3:]] == [NO_GPU, NO_GPU], "compiled"
+    assert [row["status"] for row in bench_suite.compiled_lines(suite, [()])] == [NO_GPU, NO_GPU]
     speeds = [row["clips_per_s"] for row in measured]
     assert efficiency.rows[0]["efficiency"] == pytest.approx(speeds[1] / speeds[0])
 
@@ -61,13 +62,27 @@ def test_what_has_no_time_left_or_fails_says_so(suite):
     def fail():
         raise RuntimeError("out\nof memory")
 
-    assert suite.attempt(fail, needs_gpu=False) == {"status": "failed: out of memory"}
+    assert suite.attempt(fail, needs_gpu=False) == {"status": "failed: RuntimeError: out of memory"}
 
 
 def test_idle_is_what_no_kernel_covers():
     assert bench_training.idle_share([(0, 10)]) == 0
     assert bench_training.idle_share([(5, 10), (0, 4), (6, 8)]) == pytest.approx(0.1)
     assert bench_training.idle_share([(0, 1), (3, 4)]) == pytest.approx(0.5)
+
+
+def test_what_the_gpu_decodes_meanwhile_does_not_count_as_training():
+    def event(stream: int, begin: float, end: float, *, device: str = "CUDA", annotation: bool = False):
+        times = SimpleNamespace(start=begin, end=end)
+        kind = SimpleNamespace(name=device)
+        return SimpleNamespace(
+            device_type=kind, is_user_annotation=annotation, device_resource_id=stream, time_range=times
+        )
+
+    training = [event(7, 0, 4), event(7, 6, 10)]
+    others = [event(9, 4, 6), event(7, 0, 10, annotation=True), event(3, 0, 90, device="CPU")]
+    profile = SimpleNamespace(events=lambda: [*others, *training])
+    assert bench_training.kernel_times(profile) == [(0, 4), (6, 10)]
 
 
 def test_a_checkpoint_is_written_and_timed(suite, tmp_path):
