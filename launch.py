@@ -4,12 +4,13 @@ only."""
 import argparse
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NoReturn
 
 import torch
 
@@ -31,12 +32,23 @@ def run_main(main: Callable[[], int]) -> None:
     """Run an entry point and leave with its exit code; what the user can put right ends as one message, code
     2."""
     try:
-        code = main()
+        _leave(main())
     except (UserError, ShardError) as error:
         rank = int(os.environ.get("RANK", 0))
         print(f"{f'rank {rank}: ' if rank else ''}error: {error}", file=sys.stderr)
-        code = 2
+        _leave(2)
+    except Exception:
+        traceback.print_exc()
+        _leave(1)
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process; one of several ranks at once, because what is left of a process group after an error
+    may wait for ever: its threads for Python's lock, and who holds that for them."""
     sys.stdout.flush()
+    sys.stderr.flush()
+    if "RANK" in os.environ:
+        os._exit(code)
     sys.exit(code)
 
 

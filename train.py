@@ -6,6 +6,7 @@ In the work directory: `config.yaml` (every setting that was in force), `log.jso
 
 import argparse
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import torch
@@ -13,12 +14,13 @@ import torch
 import launch
 from tsn.checkpoint import check_resumable, load_checkpoint
 from tsn.config_io import NamedConfig, config_to_yaml
-from tsn.distributed import World, barrier, max_over_ranks
+from tsn.distributed import World, barrier, from_main, max_over_ranks
+from tsn.errors import UserError
 from tsn.randomness import be_deterministic
 from tsn.run import Run
 from tsn.stopping import StopRequest, listen_for_stop
 from tsn.weights import load_pretrained
-from tsn.work_dir import find_checkpoint
+from tsn.work_dir import WorkDirClaim, find_checkpoint
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -39,18 +41,39 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags += ["train.deterministic=true"] if args.deterministic else []
     named = launch.read_config(args, flags)
     work_dir = args.work_dir or Path("work") / named.name
-    with launch.joined_world() as (world, device), listen_for_stop() as stop:
-        run = build_run(named, work_dir, args.resume, world, device)
-        signum = train(run, stop)
-        report_end(run, signum)
+    with launch.joined_world() as (world, device):
+        signum = run_training(named, work_dir, args.resume, world, device)
     return 128 + signum if signum else 0
 
 
-def build_run(
+def run_training(
     named: NamedConfig, work_dir: Path, resume: str | None, world: World, device: torch.device
+) -> int:
+    """The whole run on this rank; returns 0, or the number of the signal that ended it early.
+
+    Nothing of it may outlive this function: DDP must be gone before its process group is.
+    """
+    with (
+        closing(WorkDirClaim()) as claim,
+        listen_for_stop() as stop,
+        closing(build_run(named, work_dir, resume, world, device, claim)) as run,
+    ):
+        signum = train(run, stop)
+        report_end(run, signum)
+    return signum
+
+
+def build_run(
+    named: NamedConfig,
+    work_dir: Path,
+    resume: str | None,
+    world: World,
+    device: torch.device,
+    claim: WorkDirClaim,
 ) -> Run:
     """Check everything that can be checked, then build the run, or restore it."""
     config = named.config
+    take_claim(claim, work_dir, world)
     path = find_checkpoint(work_dir, resume)
     checkpoint = load_checkpoint(path) if path else None
     if checkpoint:
@@ -81,10 +104,24 @@ def build_run(
     barrier(world)  # every rank has looked at the work directory before anything is written into it
     if world.is_main:
         work_dir.mkdir(parents=True, exist_ok=True)
+    take_claim(claim, work_dir, world, create=True)
+    if world.is_main:
         (work_dir / "config.yaml").write_text(config_to_yaml(config), encoding="utf-8")
         print_start(run, origin)
     run.start_log(checkpoint)
     return run
+
+
+def take_claim(claim: WorkDirClaim, work_dir: Path, world: World, *, create: bool = False) -> None:
+    """Rank 0 does it for all; every rank learns of a refusal."""
+    fault = None
+    if world.is_main:
+        try:
+            claim.take(work_dir, create=create)
+        except UserError as error:
+            fault = str(error)
+    if fault := from_main(world, fault):
+        raise UserError(fault)
 
 
 def train(run: Run, stop: StopRequest) -> int:

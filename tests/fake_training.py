@@ -4,6 +4,7 @@ and no DALI.
 Used by test_train.py and test_eval.py, in one process and in several.
 """
 
+import gc
 import importlib.util
 import sys
 import time
@@ -15,11 +16,13 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
 import launch  # noqa: E402
+from tsn.distributed import stop_world  # noqa: E402
 from tsn.model import TSN  # noqa: E402
 
 NUM_TRAIN, NUM_VAL, NUM_CLASSES, SIZE = 27, 11, 3, 32
@@ -155,6 +158,14 @@ def install_fakes() -> None:
     launch.sample_names = lambda config, split: [(i, f"video{i:02}.mp4") for i in range(NUM_VAL)]
 
 
+def stop_world_without_ddp() -> None:
+    """`launch.stop_world`, after making sure that DDP does not outlive its process group."""
+    gc.collect()
+    alive = [thing for thing in gc.get_objects() if isinstance(thing, DistributedDataParallel)]
+    assert not alive or sys.exc_info()[0], "DDP is still there at the end of its process group"
+    stop_world()
+
+
 def load_entry_point(path: Path):
     """The module of a script, without running it."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
@@ -167,6 +178,7 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     loaders, script, *arguments = sys.argv[1:]
     launch.build_network = build_tiny_network
+    launch.stop_world = stop_world_without_ddp
     if loaders == "fake":
         install_fakes()
     launch.run_main(lambda: load_entry_point(ROOT / script).main(arguments))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import fake_training
 import numpy as np
+import psutil
 import pytest
 from frame_shards import write_shards
 from test_train import assert_same_run, command, records_of, wait_for
@@ -94,10 +95,14 @@ def test_killed_at_any_moment_and_resumed_a_run_of_two_ranks_is_the_same(cfg, tm
     start = command(2, *options, script="train.py", loaders="real")
     subprocess.run([*start, "--work-dir", str(tmp_path / "whole")], check=True, capture_output=True)
     killed = [*start, "--work-dir", str(tmp_path / "killed"), "--resume", "auto"]
-    process = subprocess.Popen(killed, start_new_session=True, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(killed, stdout=subprocess.DEVNULL)
     wait_for(tmp_path / "killed" / "last.pt", process)
     time.sleep(0.2)
-    os.killpg(process.pid, signal.SIGKILL)
+    # The ranks have sessions of their own, and would go on without torchrun.
+    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    for member in family:
+        member.kill()
+    psutil.wait_procs(family)
     process.wait()
     step = load_checkpoint(tmp_path / "killed" / "last.pt").run.step
     assert 0 < step < load_checkpoint(tmp_path / "whole" / "last.pt").run.step

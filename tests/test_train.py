@@ -250,6 +250,21 @@ def command(num_ranks: int, *arguments: str, script: str = "train.py", loaders: 
     return [*torchrun, "--master-port", str(port), *start]
 
 
+def test_a_second_run_in_the_same_directory_is_refused_while_the_first_is_there(train, cfg, tmp_path):
+    options = ["--cfg", str(cfg), "--work-dir", str(tmp_path), "--resume", "auto"]
+    slow = [*options, "data.train.shards=slow", "train.save_every_steps=1"]
+    process = subprocess.Popen(command(1, *slow), stdout=subprocess.DEVNULL)
+    wait_for(tmp_path / "last.pt", process)
+    with pytest.raises(
+        UserError, match=r"another run is writing here .* stop it, or choose another --work-dir"
+    ):
+        train.main([*options, "data.train.shards=slow", "train.save_every_steps=1"])
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 128 + signal.SIGINT
+    assert train.main([*options, "data.train.shards=slow", "train.save_every_steps=1"]) == 0
+
+
 def wait_for(path: Path, process: subprocess.Popen, timeout_s: float = 120) -> None:
     end = time.monotonic() + timeout_s
     while not path.exists():

@@ -23,11 +23,11 @@ class Auxiliary:
         self.name, self.num_batches = name, num_batches
         self.tally = Tally(device)
         self.batches = _without_end(loader)
-        self._loader = loader
+        self.loader = loader
 
     def state(self) -> dict[str, Any]:
         """Where it is, as plain data."""
-        return {"loader": self._loader.state_dict(), "tally": self.tally.state()}
+        return {"loader": self.loader.state_dict(), "tally": self.tally.state()}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from what `state` returned.
@@ -35,7 +35,7 @@ class Auxiliary:
         Raises:
             ValueError: the loader reads another set, or reads it otherwise.
         """
-        self._loader.load_state_dict(state["loader"])
+        self.loader.load_state_dict(state["loader"])
         self.tally.restore(state["tally"])
 
 

@@ -3,6 +3,7 @@
 Every function takes a `World` and works without a process group where there is only one rank.
 """
 
+import gc
 import os
 from dataclasses import dataclass
 from typing import TypeVar
@@ -56,8 +57,13 @@ def start_world() -> World:
 
 
 def stop_world() -> None:
-    """Leave the process group, if there is one."""
+    """Leave the process group, if there is one.
+
+    DDP must be gone before: the group would end together with it, holding Python's lock, for which threads of
+    the group may wait that it waits for.
+    """
     if dist.is_initialized():
+        gc.collect()  # DDP refers to itself
         dist.destroy_process_group()
 
 

@@ -289,6 +289,13 @@ class Run:
         self.state = checkpoint.run
         restore_random_state(own["random"])
 
+    def close(self) -> None:
+        """Free the loaders' threads, and close the log."""
+        for loader in (self.train_loader, self.val_loader, *(source.loader for source in self.auxiliary)):
+            loader.close()
+        if self.log:
+            self.log.close()
+
     @property
     def _tested(self) -> nn.Module:
         """What is tested and saved as the model."""

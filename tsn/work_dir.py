@@ -1,6 +1,9 @@
-"""The directory of a run: what may be started in it, and where to go on."""
+"""The directory of a run: what may be started in it, who writes into it, and where to go on."""
 
+import fcntl
+import sys
 from pathlib import Path
+from typing import BinaryIO
 
 from tsn.errors import UserError
 
@@ -43,3 +46,45 @@ def find_checkpoint(work_dir: Path, resume: str | None) -> Path | None:
             "choose another --work-dir.  Nothing was changed"
         )
     return path
+
+
+class WorkDirClaim:
+    """Keeps other processes from writing into a work directory, by a lock on its `log.jsonl`, until it is
+    closed or the process ends."""
+
+    def __init__(self) -> None:
+        self._file: BinaryIO | None = None
+
+    def take(self, work_dir: Path, *, create: bool = False) -> None:
+        """Claim `work_dir`.
+
+        Args:
+            create: begin a log where there is none; otherwise a directory without one is nobody's.
+
+        Raises:
+            UserError: another process has claimed it, or it cannot be written.
+        """
+        log = work_dir / "log.jsonl"
+        if self._file or not (create or log.is_file()):
+            return
+        try:
+            file = log.open("ab")
+        except OSError as error:
+            raise UserError(f"{log}: cannot be written: {error.strerror}") from error
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.close()
+            raise UserError(
+                f"{work_dir}: another run is writing here (`fuser {log}` says which); wait for its end or "
+                "stop it, or choose another --work-dir.  Nothing was changed"
+            ) from error
+        except OSError as error:
+            print(f"{work_dir}: not locked against a second run: {error.strerror}", file=sys.stderr)
+        self._file = file
+
+    def close(self) -> None:
+        """Others may write now."""
+        if self._file:
+            self._file.close()
+        self._file = None

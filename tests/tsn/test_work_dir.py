@@ -1,7 +1,7 @@
 import pytest
 
 from tsn.errors import UserError
-from tsn.work_dir import find_checkpoint
+from tsn.work_dir import WorkDirClaim, find_checkpoint
 
 
 def test_a_new_run_needs_a_directory_without_one(tmp_path):
@@ -50,3 +50,21 @@ def test_a_named_checkpoint_must_exist_and_not_lead_into_another_run(tmp_path):
     assert find_checkpoint(tmp_path / "new", str(own / "last.pt")) == own / "last.pt"
     with pytest.raises(UserError, match=r"already holds a run \(last.pt\) other than that of"):
         find_checkpoint(other, str(own / "last.pt"))
+
+
+def test_a_claim_keeps_others_out_until_it_is_closed(tmp_path):
+    one, other = WorkDirClaim(), WorkDirClaim()
+    one.take(tmp_path / "new")
+    one.take(tmp_path)
+    assert not list(tmp_path.iterdir()), "where there is no log, nothing is made"
+    one.take(tmp_path, create=True)
+    one.take(tmp_path, create=True)
+    for create in (False, True):
+        with pytest.raises(UserError, match="another run is writing here"):
+            other.take(tmp_path, create=create)
+    one.close()
+    other.take(tmp_path)
+    with pytest.raises(UserError, match="another run is writing here"):
+        one.take(tmp_path)
+    other.close()
+    one.close()
