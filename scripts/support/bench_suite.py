@@ -183,7 +183,7 @@ def train_tables(
         "Feed efficiency: real over synthetic batches",
         {"variant": "variant", "efficiency": "feed efficiency"},
     )
-    peak = arithmetic_rate() if suite.on_gpu else None
+    peak = arithmetic_rate()
     synthetic, real = partial(time_synthetic, seconds=suite.long_s), partial(time_real, seconds=suite.long_s)
     for settings in base:
         row = train_line(suite, settings, "synthetic, eager", peak, synthetic)
@@ -210,7 +210,7 @@ def compiled_lines(suite: Suite, base: Sequence[Settings]) -> Iterator[Row]:
         for name, mode in (("torch.compile", "default"), ("CUDA graphs", CUDA_GRAPHS)):
             measure = partial(time_synthetic, seconds=suite.seconds, compile_mode=mode)
             title = f"synthetic, {name}"
-            yield train_line(suite, settings, title, None, measure, needs_gpu=True, needs_s=90.0)
+            yield train_line(suite, settings, title, arithmetic_rate(), measure, needs_gpu=True, needs_s=90.0)
 
 
 def train_line(

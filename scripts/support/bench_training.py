@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +184,7 @@ def training_flops(named: NamedConfig) -> float:
     return 3 * 2 * count_macs(model, clips)
 
 
+@cache
 def arithmetic_rate(seconds: float = 1.0) -> float | None:
     """Floating-point operations a second of a large bf16 matrix product; None without a GPU."""
     if not torch.cuda.is_available():
