@@ -110,7 +110,7 @@ class Task:
 
 def pack_video(task: Task) -> PackedSample | Rejected:
     """Decode, encode and check one video. What is wrong with the video makes a `Rejected`, never an
-    exception."""
+    exception: decoders raise what they like on damaged files, and one file must not stop a whole list."""
     started_s = time.process_time()
     try:
         sample = _encode(task)
@@ -119,6 +119,10 @@ def pack_video(task: Task) -> PackedSample | Rejected:
         return Rejected(str(error), time.process_time() - started_s)
     except MemoryError:
         return Rejected("not enough memory for it", time.process_time() - started_s)
+    except AssertionError:  # ours, not the video's
+        raise
+    except Exception as error:
+        return Rejected(f"{type(error).__name__}: {error}", time.process_time() - started_s)
     stream = sample.stream
     return PackedSample(
         key=sample.key,

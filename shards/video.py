@@ -10,6 +10,7 @@ import av
 import numpy as np
 from av.container import InputContainer
 from av.error import FFmpegError
+from av.sidedata.sidedata import Type as SideDataType
 from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation
@@ -22,6 +23,17 @@ from shards.stream import VideoError
 _PLAIN_FORMATS = {"yuv420p", "yuvj420p", "yuv422p", "yuvj422p"}
 _CAREFUL = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 _MAX_MISSING_S = 0.5
+
+
+def _unknown_side_data(kinds: type[SideDataType], number: int) -> SideDataType:
+    kind = object.__new__(kinds)
+    kind._name_, kind._value_ = f"UNKNOWN_{number}", number
+    return kind
+
+
+# FFmpeg knows more kinds than PyAV has names for (EXIF, for one), and a frame with one of those would keep
+# PyAV from giving out any side data of it, the display matrix included.
+SideDataType._missing_ = classmethod(_unknown_side_data)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @dataclass(frozen=True)
@@ -118,7 +130,7 @@ def open_video(path: str | Path) -> Iterator[Video]:
         VideoError: FFmpeg cannot read the file, it has no video stream, or no frame.
     """
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), metadata_errors="replace") as container:
             yield Video(container)
     except (FFmpegError, OSError) as error:
         reason = getattr(error, "strerror", None) or str(error)

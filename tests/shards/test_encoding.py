@@ -1,3 +1,5 @@
+import struct
+
 import pytest
 from video_factory import numbered_frame, write_numbered_video
 
@@ -83,6 +85,16 @@ def test_lack_of_memory_is_a_reason_to_reject(tmp_path, monkeypatch):
     assert (
         pack_video(task_for(write_numbered_video(tmp_path / "a.mp4", 3))).reason == "not enough memory for it"
     )
+
+
+@pytest.mark.parametrize("error", [struct.error("short"), RuntimeError("short"), UnicodeError("short")])
+def test_whatever_a_decoder_raises_is_a_reason_to_reject(tmp_path, monkeypatch, error):
+    def raise_error(*_):
+        raise error
+
+    monkeypatch.setattr("shards.encoding.open_source", raise_error)
+    rejected = pack_video(task_for(tmp_path / "a.mp4"))
+    assert isinstance(rejected, Rejected) and rejected.reason == f"{type(error).__name__}: short"
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+import io
 import json
 import shutil
 from fractions import Fraction
@@ -5,6 +6,7 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
+from PIL import Image
 from video_factory import numbered_frame, read_number, write_numbered_video
 
 from shards.size import parse_size
@@ -244,3 +246,47 @@ def test_the_first_of_several_video_streams_is_read(tmp_path):
         for stream in streams:
             container.mux(stream.encode(None))
     assert [read_number(frame) for frame in read_all(tmp_path / "a.mkv")] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "avi", "mp4"])
+def test_a_title_that_is_not_utf8_does_not_matter(tmp_path, suffix):
+    path, text = tmp_path / f"a.{suffix}", "title of the video"
+    with av.open(str(path), "w") as container:
+        container.metadata["title"] = text
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(numbered_frame(7), format="rgb24")))
+        container.mux(stream.encode(None))
+    content = path.read_bytes()
+    assert text.encode() in content
+    path.write_bytes(content.replace(text.encode(), text.encode().replace(b"i", b"\xef")))
+    assert [read_number(frame) for frame in read_all(path)] == [7]
+
+
+ORIENTATION = 0x0112
+
+
+@pytest.mark.parametrize(
+    ("exif_orientation", "to_stored"),
+    [
+        (1, lambda picture: picture),
+        (2, lambda picture: picture[:, ::-1]),
+        (6, lambda picture: picture.swapaxes(0, 1)[::-1]),  # turned clockwise to view
+    ],
+)
+def test_motion_jpeg_with_exif_is_read_and_upright(tmp_path, exif_orientation, to_stored):
+    exif = Image.Exif()
+    exif[ORIENTATION] = exif_orientation
+    with av.open(str(tmp_path / "a.avi"), "w") as container:
+        stream = container.add_stream("mjpeg", rate=25)
+        height, width = to_stored(numbered_frame(0)).shape[:2]
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuvj420p"
+        for number in range(3):
+            picture = io.BytesIO()
+            Image.fromarray(to_stored(numbered_frame(number)).copy()).save(picture, "JPEG", exif=exif)
+            packet = av.Packet(picture.getvalue())
+            packet.stream, packet.pts, packet.dts, packet.time_base = stream, number, number, Fraction(1, 25)
+            container.mux(packet)
+    frames = read_all(tmp_path / "a.avi")
+    assert [frame.shape for frame in frames] == 3 * [(48, 64, 3)]
+    assert [read_number(frame) for frame in frames] == [0, 1, 2]
