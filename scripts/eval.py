@@ -8,6 +8,7 @@ the raw logits of every video by name.  `--from-scores scores.npz` computes metr
 import argparse
 import json
 import math
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 import launch
+from support.outputs import output_faults
 from tsn.checkpoint import file_sha256, is_ours, parse_checkpoint
 from tsn.config import Config
 from tsn.config_io import NamedConfig, config_from_dict, config_to_dict, load_config
@@ -26,7 +28,14 @@ from tsn.distributed import World
 from tsn.engine import Predictions, evaluate
 from tsn.errors import UserError
 from tsn.files import write_atomically
-from tsn.metrics import METRICS, compute_metrics, default_metrics, metric_of
+from tsn.metrics import (
+    METRICS,
+    MULTI_LABEL_METRICS,
+    SINGLE_LABEL_METRICS,
+    compute_metrics,
+    default_metrics,
+    metric_of,
+)
 from tsn.scores import Scores, read_scores, write_scores
 from tsn.unpickling import load_without_executing
 from tsn.weights import extract_weights, load_weights
@@ -71,8 +80,10 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_intermixed_args(argv)
     # --metrics takes all words up to the next option; overrides among them are told by their sign.
     args.overrides += [word for word in args.metrics or [] if "=" in word]
-    names = [metric_of(word) for word in args.metrics or [] if "=" not in word]  # top1 is as good a name
-    args.metrics = list(dict.fromkeys(names)) or None
+    words = [word for word in args.metrics or [] if "=" not in word]  # top1 is as good a name
+    args.metrics = {}
+    for word in words:
+        args.metrics.setdefault(metric_of(word), word)
     return args
 
 
@@ -80,12 +91,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     check_names(args)
     if args.from_scores:
-        report(args.out, measure_again(args.from_scores, args.metrics))
+        report(args.out, measure_again(args.from_scores, list(args.metrics)))
         return 0
 
     tested = read_model(args)
     config = tested.named.config
     manifest = launch.check_shards(config, ("test",))["test"]
+    if manifest.multi_label:
+        check_metrics(args.metrics, f"data.test.shards: {config.data.test.shards}")
+    names = launch.sample_names(config, "test") if writes_results() else []  # a fault in them shows now
     with launch.joined_world() as (world, device):
         model = launch.build_network(config)
         load_weights(model, tested.weights, source=str(args.checkpoint), adapt=False)
@@ -97,22 +111,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         seconds = time.perf_counter() - started
         loader.close()
         if predictions is not None:
-            finish(args, tested, predictions, seconds=seconds, world=world, device=device)
+            finish(args, tested, predictions, names, seconds=seconds, world=world, device=device)
     return 0
 
 
 def check_names(args: argparse.Namespace) -> None:
-    """Refuse unknown metrics and files that would be overwritten, before any work starts."""
+    """Refuse unknown metrics and files that would be overwritten or cannot be written, before any work
+    starts."""
     faults = [
-        f"--metrics {n}: unknown; known are {', '.join(METRICS)}"
-        for n in args.metrics or []
-        if n not in METRICS
+        f"--metrics {n}: unknown; known are {', '.join(METRICS)}" for n in args.metrics if n not in METRICS
     ]
-    for option, path in (("--out", args.out), ("--scores", args.scores)):
-        if path and path.exists() and not args.overwrite:
-            faults.append(f"{option} {path}: exists already; name another file, or add --overwrite")
-        if path and not path.parent.is_dir():
-            faults.append(f"{option} {path}: there is no directory {path.parent}")
+    if writes_results():
+        faults += output_faults({"--out": args.out, "--scores": args.scores}, overwrite=args.overwrite)
     if args.from_scores and (
         args.scores or args.cfg or args.overrides or args.test_crops or args.test_segments is not None
     ):
@@ -121,6 +131,21 @@ def check_names(args: argparse.Namespace) -> None:
         )
     if faults:
         raise UserError("\n".join(faults))
+
+
+def writes_results() -> bool:
+    """Whether this process is the one that writes; torchrun starts others beside it."""
+    return int(os.environ.get("RANK", 0)) == 0
+
+
+def check_metrics(asked: dict[str, str], source: str) -> None:
+    """Refuse metrics, by the words that they were asked for with, that need one label a video."""
+    words = [word for name, word in asked.items() if name in SINGLE_LABEL_METRICS]
+    if words:
+        raise UserError(
+            f"--metrics {' '.join(words)}: for one label a video, and {source} holds videos of several; "
+            f"use {' or '.join(MULTI_LABEL_METRICS)}"
+        )
 
 
 def read_model(args: argparse.Namespace) -> TestedModel:
@@ -199,6 +224,7 @@ def finish(
     args: argparse.Namespace,
     tested: TestedModel,
     predictions: Predictions,
+    names: Sequence[tuple[int, str]],
     *,
     seconds: float,
     world: World,
@@ -206,7 +232,6 @@ def finish(
 ) -> None:
     """On rank 0: check that each video was tested, then write scores and result."""
     config = tested.named.config
-    names = launch.sample_names(config, "test")
     if [sample_id for sample_id, _ in names] != predictions.sample_ids.tolist():
         raise UserError(
             f"data.test.shards: the videos tested are not those listed in {config.data.test.shards}"
@@ -217,7 +242,7 @@ def finish(
     test, num_samples = config.data.test, len(predictions.sample_ids)
     result = {
         "num_samples": num_samples,
-        "metrics": measure(predictions.scores, predictions.labels, args.metrics),
+        "metrics": measure(predictions.scores, predictions.labels, list(args.metrics)),
         "videos_per_second": num_samples / seconds,
         "seconds": seconds,
         "views": test.num_views,
@@ -231,13 +256,13 @@ def finish(
     report(args.out, result)
 
 
-def measure(scores: NDArray, labels: NDArray, names: Sequence[str] | None) -> dict[str, float | None]:
+def measure(scores: NDArray, labels: NDArray, names: Sequence[str]) -> dict[str, float | None]:
     """The metrics, with null in place of NaN, which JSON does not have."""
     metrics = compute_metrics(scores, labels, names or default_metrics(labels))
     return {name: None if math.isnan(value) else value for name, value in metrics.items()}
 
 
-def measure_again(paths: Sequence[Path], names: Sequence[str] | None) -> dict[str, Any]:
+def measure_again(paths: Sequence[Path], names: Sequence[str]) -> dict[str, Any]:
     """The result of one file of scores, or the mean over several, each of which is printed too."""
     files = [read_scores(path) for path in paths]
     measured = [measure(file.scores, file.labels, names) for file in files]

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import fake_training
 import numpy as np
@@ -9,8 +10,10 @@ import pytest
 import torch
 from test_train import CONFIG, train  # noqa: F401  (a fixture)
 
+from shards.manifest import ShardError
 from tsn.checkpoint import file_sha256
 from tsn.errors import UserError
+from tsn.scores import read_scores
 
 
 @pytest.fixture(scope="module")
@@ -182,6 +185,78 @@ def test_nothing_is_overwritten_unless_asked_and_all_faults_come_at_once(run, ev
     assert (tmp_path / "r.json").read_text() == "precious"
     evaluate([*arguments, "--overwrite"])
     assert read(tmp_path / "r.json")["num_samples"] == 11
+
+
+@pytest.fixture
+def untested(evaluate, monkeypatch):
+    """eval.py, which fails when a test starts."""
+
+    def start(*args, **kwargs):
+        raise AssertionError("the test has started")
+
+    monkeypatch.setitem(evaluate.__globals__, "evaluate", start)
+    return evaluate
+
+
+def test_metrics_that_the_labels_do_not_have_are_refused_before_the_test(run, untested, monkeypatch):
+    manifest = SimpleNamespace(num_samples=11, multi_label=True)
+    monkeypatch.setattr(fake_training.launch, "check_shards", lambda config, splits: {"test": manifest})
+    words = ["--metrics", "mean_average_precision", "top1", "mean_class_accuracy", "top5"]
+    with pytest.raises(
+        UserError,
+        match=r"--metrics top1 mean_class_accuracy: for one label a video, and data\.test\.shards: fake.* "
+        r"holds videos of several; use mean_average_precision or mmit",
+    ):
+        untested(["--checkpoint", str(run / "run" / "last.pt"), *words])
+    with pytest.raises(AssertionError, match="has started"):
+        untested(["--checkpoint", str(run / "run" / "last.pt"), *words[:2]])
+
+
+def test_a_damaged_name_shows_before_the_test_and_on_the_rank_that_writes(run, untested, monkeypatch):
+    def damaged(config, split):
+        raise ShardError("s.tar:00000003: json: missing or not readable")
+
+    monkeypatch.setattr(fake_training.launch, "sample_names", damaged)
+    with pytest.raises(ShardError, match="json: missing"):
+        untested(["--checkpoint", str(run / "run" / "last.pt")])
+
+
+@pytest.mark.parametrize("option", ["--out", "--scores"])
+def test_what_cannot_be_written_is_refused_before_the_test(run, untested, tmp_path, option):
+    arguments = ["--checkpoint", str(run / "run" / "last.pt"), "--overwrite", option]
+    with pytest.raises(UserError, match=rf"{option} /proc/r: cannot be written \(.+\); name another place"):
+        untested([*arguments, "/proc/r"])
+    with pytest.raises(UserError, match=rf"{option} {tmp_path}: is a directory"):
+        untested([*arguments, str(tmp_path)])
+    same = ["--out", str(tmp_path / "r"), "--scores", str(tmp_path / "." / "r")]
+    with pytest.raises(UserError, match=r"--scores .*/r: is the file of --out; name another"):
+        untested([*arguments[:3], *same])
+    with pytest.raises(AssertionError, match="has started"):
+        untested([*arguments, str(tmp_path / "r")])
+    assert list(tmp_path.iterdir()) == [], "a trial leaves nothing behind"
+
+
+def test_only_the_first_process_looks_where_it_will_write(run, evaluate, tmp_path, monkeypatch):
+    (tmp_path / "r.json").write_text("of the first process")
+    module = evaluate.__globals__
+    args = module["parse_args"](["--checkpoint", "x.pt", "--out", str(tmp_path / "r.json")])
+    monkeypatch.setenv("RANK", "1")
+    module["check_names"](args)
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(UserError, match="exists already"):
+        module["check_names"](args)
+
+
+def test_scores_are_kept_where_the_result_fails(run, evaluate, tmp_path, monkeypatch):
+    def fail(*args):
+        raise RuntimeError("no result")
+
+    monkeypatch.setitem(evaluate.__globals__, "measure", fail)
+    files = ["--out", str(tmp_path / "r.json"), "--scores", str(tmp_path / "s.npz")]
+    with pytest.raises(RuntimeError, match="no result"):
+        evaluate(["--checkpoint", str(run / "run" / "best.pt"), *files])
+    assert read_scores(tmp_path / "s.npz").scores.shape == (11, 3)
+    assert not (tmp_path / "r.json").exists()
 
 
 def test_a_setting_given_twice_is_refused(run, evaluate):
