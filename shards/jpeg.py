@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from shards.stream import EncodedStream, VideoError, pad_frame, unit_table
 
@@ -216,6 +216,8 @@ def decode_pictures(stream: EncodedStream, frame_indices: Sequence[int]) -> np.n
     picture = stitch(stream.head, stream.height_offset, stream.padded_height, scans)
     try:
         rows = np.asarray(Image.open(io.BytesIO(picture), formats=["JPEG"]))
+    except UnidentifiedImageError as error:
+        raise VideoError("its JPEG pictures cannot be decoded: their header is damaged") from error
     except (OSError, SyntaxError) as error:
         raise VideoError(f"its JPEG pictures cannot be decoded: {error}") from error
     expected = (len(scans) * stream.padded_height, stream.width, *([3] if channels == 3 else []))

@@ -1,6 +1,7 @@
 """Frames that lie in picture files: one picture, a folder of them, or a folder of optical flow."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,6 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from shards.stream import VideoError
 from shards.video import open_video
-
-_BAD_PICTURE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
 class PictureFrames:
@@ -73,32 +72,55 @@ def read_rgb(path: Path) -> Image.Image:
     """An RGB picture, upright, of any file that Pillow or FFmpeg can read; of an animation its first frame.
 
     Raises:
-        VideoError: neither of them can.
+        VideoError: neither of them can, or it has more than 8 bits a channel.
         FileNotFoundError: there is none.
     """
     try:
-        with Image.open(path) as picture:
+        with _failures_told(), Image.open(path) as picture:
+            if picture.mode in ("I", "F") or ";16" in picture.mode:
+                # Pillow would cut off what is above 255, which leaves a white picture.
+                raise VideoError(
+                    f"a picture of Pillow's mode {picture.mode}, expected 8 bits a channel: convert it"
+                )
             return ImageOps.exif_transpose(picture).convert("RGB")
-    except FileNotFoundError:
-        raise
     except UnidentifiedImageError:
         with open_video(path) as video:
             return Image.fromarray(next(video.iter_frames()))
-    except _BAD_PICTURE as error:
-        raise VideoError(f"cannot be decoded: {error}") from error
 
 
 def read_grey(path: Path) -> Image.Image:
     """A picture as one channel, as it lies in the file.
 
     Raises:
-        VideoError: Pillow cannot read it.
+        VideoError: Pillow cannot read it, or it is not a grey picture of 8 bits.
         FileNotFoundError: there is none.
     """
     try:
-        with Image.open(path) as picture:
+        with _failures_told(), Image.open(path) as picture:
+            if not _is_grey(picture):
+                raise VideoError(
+                    f"a picture of Pillow's mode {picture.mode}, expected one grey channel of 8 bits (L)"
+                )
             return picture.convert("L")
-    except FileNotFoundError:
+    except UnidentifiedImageError as error:
+        raise VideoError("cannot be decoded: not a picture of a format that Pillow knows") from error
+
+
+def _is_grey(picture: Image.Image) -> bool:
+    """Whether nothing is lost when it becomes one channel of 8 bits."""
+    if picture.mode == "P":
+        red, green, blue = np.moveaxis(np.asarray(picture.convert("RGB")), -1, 0)
+        return bool((red == green).all() and (green == blue).all())
+    return picture.mode in ("L", "1")
+
+
+@contextmanager
+def _failures_told() -> Iterator[None]:
+    """Whatever Pillow raises on a damaged file becomes `VideoError`, besides there being no such file, and no
+    picture."""
+    try:
+        yield
+    except (VideoError, FileNotFoundError, UnidentifiedImageError, MemoryError):
         raise
-    except _BAD_PICTURE as error:
-        raise VideoError(f"cannot be decoded: {error}") from error
+    except Exception as error:
+        raise VideoError(f"cannot be decoded: {error or type(error).__name__}") from error

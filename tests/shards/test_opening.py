@@ -1,5 +1,6 @@
 import io
 import json
+import struct
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from shards.encoding import EncodingOptions, PackedSample, Rejected, Task, pack_
 from shards.sample import Sample, from_members
 from shards.source_format import build_source_format
 from shards.sources import Source
+
+PNG_FLOW = {"template": "{}_{:05d}.png"}
 
 
 def pack(kind, path, *, format_options=None, count=1, offset=0, positive=(), **options):
@@ -136,6 +139,56 @@ def test_an_image_is_stored_upright(tmp_path):
 def test_what_is_no_image_is_rejected(tmp_path):
     (tmp_path / "a.jpg").write_text("not an image")
     assert pack("images", tmp_path / "a.jpg").reason.startswith("a.jpg: FFmpeg cannot decode it: ")
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I", "F"])
+def test_a_picture_of_more_than_8_bits_is_rejected_not_clipped(tmp_path, mode):
+    pixels = np.full((16, 16), 1000, {"I;16": np.uint16, "I": np.int32, "F": np.float32}[mode])
+    Image.fromarray(pixels).save(tmp_path / "a.tiff")
+    reason = f"a.tiff: a picture of Pillow's mode {mode}, expected 8 bits a channel: convert it"
+    assert pack("images", tmp_path / "a.tiff").reason == reason
+
+
+def write_flow_of(directory, picture):
+    for axis in "xy":
+        picture.save(directory / f"{axis}_00001.png")
+
+
+@pytest.mark.parametrize("mode", ["RGB", "LA", "RGBA", "I;16"])
+def test_flow_that_is_not_grey_is_rejected(tmp_path, mode):
+    write_flow_of(tmp_path, Image.new(mode, (32, 32)))
+    expected = f"x_00001.png: a picture of Pillow's mode {mode}, expected one grey channel of 8 bits (L)"
+    assert pack("flow", tmp_path, format_options=PNG_FLOW).reason == expected
+
+
+def test_flow_with_a_palette_is_taken_where_it_is_grey(tmp_path):
+    picture = Image.new("P", (32, 32), 1)
+    picture.putpalette([0, 0, 0, 77, 77, 77])
+    write_flow_of(tmp_path, picture)
+    (frame,) = sample_of(pack("flow", tmp_path, format_options=PNG_FLOW, quality=100)).decode([0])
+    assert (frame == 77).all()
+    write_flow_of(tmp_path, Image.new("1", (32, 32), 1))
+    (frame,) = sample_of(pack("flow", tmp_path, format_options=PNG_FLOW, quality=100)).decode([0])
+    assert (frame == 255).all()
+    picture.putpalette([0, 0, 0, 77, 77, 78])
+    write_flow_of(tmp_path, picture)
+    assert "mode P, expected one grey" in pack("flow", tmp_path, format_options=PNG_FLOW).reason
+
+
+def test_flow_that_is_no_picture_is_rejected_in_our_words(tmp_path):
+    (tmp_path / "x_00001.jpg").write_text("not an image")
+    reason = "x_00001.jpg: cannot be decoded: not a picture of a format that Pillow knows"
+    assert pack("flow", tmp_path).reason == reason
+
+
+def test_a_picture_on_which_pillow_stumbles_is_named(tmp_path, monkeypatch):
+    def stumble(picture):
+        raise struct.error("unpack requires a buffer of 2 bytes")
+
+    Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
+    monkeypatch.setattr("shards.pictures.ImageOps.exif_transpose", stumble)
+    reason = "a.png: cannot be decoded: unpack requires a buffer of 2 bytes"
+    assert pack("images", tmp_path / "a.png").reason == reason
 
 
 @pytest.mark.parametrize("codec", ["mjpeg", "h264"])
