@@ -1,8 +1,10 @@
 """doctor.py: each finding with its remedy, on machines that are made up, and the whole on this one."""
 
 import ctypes
+import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -138,9 +140,30 @@ def test_units_are_read_from_places_that_differ(tmp_path):
     speed = disk_speed.measure_disk(directory, manifest)
     assert speed.bytes_per_read == manifest.size_bytes // manifest.num_frames
     assert speed.reads_per_s > 0
-    places = disk_speed._random_places(manifest, 1000, 10)
+    places = disk_speed._random_places(manifest.shards, 1000, 10)
     assert len(set(places)) == len(places) == 10
     assert {shard for shard, _ in places} == {0, 1}
+
+
+def test_of_many_tars_a_hundred_from_everywhere_are_read(tmp_path, monkeypatch):
+    directory = write_shards(tmp_path, numbered_videos(1))
+    manifest = load_manifest(directory)
+    [shard] = manifest.shards
+    shards = [replace(shard, name=f"{number}.tar") for number in range(1100)]
+    for entry in shards:
+        (tmp_path / entry.name).hardlink_to(tmp_path / shard.name)
+    opened, open_file = [], os.open
+
+    def count(path, flags):
+        opened.append(int(path.stem))
+        return open_file(path, flags)
+
+    monkeypatch.setattr(os, "open", count)
+    speed = disk_speed.measure_disk(directory, replace(manifest, shards=tuple(shards)))
+    assert speed.reads_per_s > 0
+    assert len(opened) == len(set(opened)) == 100
+    assert min(opened) < 100
+    assert max(opened) > 1000
 
 
 def test_this_machine_has_a_table_and_an_exit_code_that_agree(tmp_path):
