@@ -64,6 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def check_target(source: Path, target: Path, *, overwrite: bool) -> None:
     """Refuse to write over anything unasked, and over the source in any case; before anything is read."""
+    if not source.is_file():
+        raise UserError(f"{source}: no such checkpoint file")
     if target.exists() and target.samefile(source):
         raise UserError(f"{target}: is the checkpoint to read; name another file to write")
     if target.exists() and not overwrite:

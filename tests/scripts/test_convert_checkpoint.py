@@ -151,6 +151,13 @@ def test_nothing_is_overwritten_unless_asked_and_the_source_never(golden, tmp_pa
     assert load(target)["converted_from"]["path"] == str(source)
 
 
+def test_a_source_that_is_missing_is_named_where_the_target_exists(tmp_path):
+    (tmp_path / "ours.pt").write_text("precious")
+    with pytest.raises(UserError, match=r"gone.pth: no such checkpoint file"):
+        CONVERT([str(tmp_path / "gone.pth"), str(tmp_path / "ours.pt"), "--overwrite"])
+    assert (tmp_path / "ours.pt").read_text() == "precious"
+
+
 class Harmful:
     def __init__(self, path: Path) -> None:
         self.path = path
