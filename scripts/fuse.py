@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import launch
+from support.outputs import output_faults
 from tsn.checkpoint import file_sha256
 from tsn.errors import UserError
 from tsn.files import write_atomically
-from tsn.metrics import METRICS, compute_metrics, default_metrics
+from tsn.metrics import METRICS, compute_metrics, default_metrics, metric_of
 from tsn.scores import Scores, fuse, match_names, read_scores, write_scores
 
 
@@ -31,7 +32,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--out", type=Path, metavar="NPZ", help="write names, labels and fused scores here")
     add("--result", type=Path, metavar="JSON", help="write the metrics and where they came from here")
     add("--overwrite", action="store_true", help="replace --out and --result where they exist")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    args.metrics = list(dict.fromkeys(map(metric_of, args.metrics or [])))  # top1 is as good a name
+    return args
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -66,13 +69,9 @@ def check_arguments(args: argparse.Namespace, weights: Sequence[float]) -> None:
         faults.append(f"--weights: {len(weights)} numbers for {len(args.files)} files; give one for each")
     if not all(map(math.isfinite, weights)):
         faults.append(f"--weights {' '.join(map(str, weights))}: expected finite numbers")
-    unknown = [name for name in args.metrics or () if name not in METRICS]
+    unknown = [name for name in args.metrics if name not in METRICS]
     faults += [f"--metrics {name}: unknown; known are {', '.join(METRICS)}" for name in unknown]
-    for option, path in (("--out", args.out), ("--result", args.result)):
-        if path and path.exists() and not args.overwrite:
-            faults.append(f"{option} {path}: exists already; name another file, or add --overwrite")
-        if path and not path.parent.is_dir():
-            faults.append(f"{option} {path}: there is no directory {path.parent}")
+    faults += output_faults({"--out": args.out, "--result": args.result}, overwrite=args.overwrite)
     if faults:
         raise UserError("\n".join(faults))
 

@@ -78,6 +78,14 @@ def test_several_labels_are_measured_by_average_precision(tmp_path):
         FUSE([one, two, "--metrics", "top_k_accuracy"])
 
 
+def test_a_metric_may_be_asked_for_by_the_name_it_is_printed_with(tmp_path):
+    files = [write(tmp_path / f"{i}.npz", ["a", "b"], [0, 1], [[1, 0], [3, 2]]) for i in range(2)]
+    words = ["--metrics", "top5", "top1", "mean_class_accuracy", "top_k_accuracy"]
+    metrics = fuse_files(tmp_path, *files, *words)[0]["metrics"]
+    assert metrics == {"top1": 0.5, "top5": 1, "mean_class_accuracy": 0.5}
+    assert "mean_class_accuracy" not in fuse_files(tmp_path, *files, *words[:2])[0]["metrics"]
+
+
 @pytest.fixture
 def uneven(tmp_path) -> list[str]:
     """Two files that have b and c in common."""
