@@ -75,10 +75,18 @@ def parse_header(picture: bytes) -> JpegHeader:
 
 
 def _header_from_frame(height_offset: int, body: bytes, *, sos_offset: int, size_bytes: int) -> JpegHeader:
+    if len(body) < 6 or not body[5] or len(body) < 6 + 3 * body[5]:
+        raise ValueError(
+            f"broken JPEG header: a frame segment of {len(body)} bytes, expected 6 and 3 a component"
+        )
+    if not (int.from_bytes(body[1:3], "big") and int.from_bytes(body[3:5], "big")):
+        raise ValueError("broken JPEG header: a picture without rows or columns")
     sampling = [body[7 + 3 * component] for component in range(body[5])]
     # The single component of a grey picture is not interleaved: its MCU is one block whatever its factors.
     horizontal = max(factors >> 4 for factors in sampling) if len(sampling) > 1 else 1
     vertical = max(factors & 15 for factors in sampling) if len(sampling) > 1 else 1
+    if not (horizontal and vertical):
+        raise ValueError("broken JPEG header: sampling factors of 0")
     return JpegHeader(
         width=int.from_bytes(body[3:5], "big"),
         height=int.from_bytes(body[1:3], "big"),

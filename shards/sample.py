@@ -136,8 +136,10 @@ def from_members(members: Mapping[str, bytes]) -> Sample:
     parts = _load_npy(members, "parts.npy", np.int32, ndim=2) if has_parts else None
     try:
         info = json.loads(members["json"])
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"json: not JSON: {error}") from error
+    if not isinstance(info, dict):
+        raise ValueError(f"json: a {type(info).__name__}, expected an object")
     sample_id = meta.pop("sample_id")
     stream = EncodedStream(codec=codec, data=members[codec], units=units, head=members["head"], **meta)
     return Sample(sample_id, tuple(labels.tolist()), stream, info, parts)
@@ -159,8 +161,10 @@ def _load_npy(members: Mapping[str, bytes], name: str, dtype: type, *, ndim: int
         raise ValueError(f"{name}: no such member; there are {', '.join(members)}")
     try:
         array = np.load(io.BytesIO(members[name]), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise ValueError(f"{name}: not a numpy array: {error}") from error
+    except Exception as error:  # numpy evaluates the header as Python, so damage raises almost anything
+        raise ValueError(f"{name}: not a numpy array: {error or type(error).__name__}") from error
+    if not isinstance(array, np.ndarray):  # a zip archive also loads
+        raise ValueError(f"{name}: not a numpy array: an archive of arrays")
     if array.dtype != dtype or array.ndim != ndim:
         expected = f"{np.dtype(dtype)} with {ndim} dimensions"
         raise ValueError(f"{name}: {array.dtype} with {array.ndim} dimensions, expected {expected}")

@@ -145,6 +145,18 @@ def _check_sample(key: str, contents: dict[str, bytes], manifest: Manifest) -> t
         sample = from_members(contents)
     except ValueError as error:
         return [str(error)], 0
+    try:
+        return _check_content(key, contents, sample, manifest)
+    except (
+        Exception
+    ) as error:  # damage that nobody foresaw is a fault of this sample, not the end of the check
+        return [f"cannot be checked: {type(error).__name__}: {error}"], sample.stream.num_frames
+
+
+def _check_content(
+    key: str, contents: dict[str, bytes], sample: Sample, manifest: Manifest
+) -> tuple[list[str], int]:
+    """Of a sample whose members can be read."""
     faults = list(_sample_faults(key, contents, sample, manifest))
     units_fault = _units_fault(sample)
     if units_fault:

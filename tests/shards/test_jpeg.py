@@ -117,6 +117,25 @@ def test_what_is_not_a_jpeg_picture_is_named():
         jpeg.parse_header(progressive.getvalue())
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda body: body[:3], "a frame segment of 3 bytes"),
+        (lambda body: body[:14], "a frame segment of 14 bytes"),
+        (lambda body: body[:5] + b"\0" + body[6:], "a frame segment of 15 bytes"),  # of no components
+        (lambda body: body[:1] + bytes(2) + body[3:], "without rows or columns"),
+        (lambda body: body.replace(b"\x11", b"\x10"), "sampling factors of 0"),
+    ],
+)
+def test_a_damaged_frame_header_is_named(change, message):
+    picture = jpeg.encode_pictures(noisy_frames(1, (16, 16)), quality=85, subsampling="444").data
+    start = picture.index(b"\xff\xc0")
+    body = change(picture[start + 4 : start + 19])
+    damaged = picture[: start + 2] + (2 + len(body)).to_bytes(2, "big") + body + picture[start + 19 :]
+    with pytest.raises(ValueError, match=f"broken JPEG header: .*{message}"):
+        jpeg.parse_header(damaged)
+
+
 def test_stack_heights_are_limited():
     with pytest.raises(ValueError, match="a stitched one has 1 to 65500 rows"):
         jpeg.stitch(b"", 0, 256, [b""] * 256)

@@ -153,6 +153,64 @@ def changed_meta(members, place, value):
 LABEL_9 = {"label.npy": npy(np.array([9])), "cls": b"9"}
 
 
+def damaged_npy(old, new):
+    """Replace a piece of the header of label.npy, whose length stays."""
+    assert len(old) == len(new)
+    return lambda members: members | {"label.npy": members["label.npy"].replace(old, new, 1)}
+
+
+def archive():
+    target = io.BytesIO()
+    np.savez(target, np.arange(3))
+    return target.getvalue()
+
+
+def cut_header(members):
+    """The frame segment of the first JPEG header ends before its components."""
+    start = members["mjpeg"].index(b"\xff\xc0")
+    cut = b"\xff\xc0\0\x05" + members["mjpeg"][start + 4 : start + 7] + members["mjpeg"][start + 19 :]
+    return members | {"mjpeg": cut + bytes(12)}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (damaged_npy(b"(1,)", b"(1, "), "label.npy: not a numpy array: "),
+        (damaged_npy(b"'<i8'", b"'<i8 "), "label.npy: not a numpy array: "),
+        (damaged_npy(b"'descr'", b"      4"), "label.npy: not a numpy array: "),
+        (lambda m: m | {"label.npy": archive()}, "label.npy: not a numpy array: an archive of arrays"),
+        (lambda m: m | {"json": b"[1, 2]"}, "json: a list, expected an object"),
+        (lambda m: m | {"json": b"[" * 100_000}, "json: not JSON: "),
+    ],
+)  # fmt: skip
+def test_damage_of_any_kind_is_a_fault_of_its_sample(directory, change, message):
+    rewrite(directory, "shard-000000", lambda key, members: change(members) if key == "00000001" else members)
+    fault, *totals = faults_of(directory)
+    assert fault.startswith(f"shard-000000.tar:00000001: {message}")
+    assert totals == ["manifest.json: num_frames is 45, the shards hold 36"]
+
+
+def test_a_cut_jpeg_header_is_a_fault_of_its_sample(directory):
+    if load_manifest(directory).codec != "mjpeg":
+        pytest.skip("h264 has no JPEG header")
+    rewrite(directory, "shard-000000", lambda key, m: cut_header(m) if key == "00000001" else m)
+    assert any(
+        fault.startswith("shard-000000.tar:00000001: mjpeg: broken JPEG header: a frame segment of 3 bytes")
+        for fault in faults_of(directory)
+    )
+
+
+def test_a_check_that_fails_is_a_fault_of_its_sample(directory, monkeypatch):
+    def fail(sample):
+        raise RuntimeError("what nobody foresaw")
+
+    monkeypatch.setattr("shards.verify._decode_faults", fail)
+    assert faults_of(directory) == [
+        f"shard-00000{i // 3}.tar:0000000{i}: cannot be checked: RuntimeError: what nobody foresaw"
+        for i in range(5)
+    ]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
