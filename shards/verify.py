@@ -147,9 +147,7 @@ def _check_sample(key: str, contents: dict[str, bytes], manifest: Manifest) -> t
         return [str(error)], 0
     try:
         return _check_content(key, contents, sample, manifest)
-    except (
-        Exception
-    ) as error:  # damage that nobody foresaw is a fault of this sample, not the end of the check
+    except Exception as error:  # unforeseen damage is a fault of this sample, not the end of the check
         return [f"cannot be checked: {type(error).__name__}: {error}"], sample.stream.num_frames
 
 

@@ -166,10 +166,12 @@ def archive():
 
 
 def cut_header(members):
-    """The frame segment of the first JPEG header ends before its components."""
-    start = members["mjpeg"].index(b"\xff\xc0")
-    cut = b"\xff\xc0\0\x05" + members["mjpeg"][start + 4 : start + 7] + members["mjpeg"][start + 19 :]
-    return members | {"mjpeg": cut + bytes(12)}
+    """The frame segment of the first JPEG header ends before its components; a comment takes their place."""
+    stream = members["mjpeg"]
+    start = stream.index(b"\xff\xc0")
+    comment = b"\xff\xfe\0\x0a" + bytes(8)
+    cut = stream[:start] + b"\xff\xc0\0\x05" + stream[start + 4 : start + 7] + comment
+    return members | {"mjpeg": cut + stream[start + 19 :]}
 
 
 @pytest.mark.parametrize(
