@@ -48,9 +48,13 @@ def pick_device() -> torch.device:
     return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
 
 
+UNMEASURED = ("model.pretrained=none", "data.auxiliary=[]")
+"""Settings of every row that is measured: speed does not depend on weights, and what is fed is one source."""
+
+
 def read_row(cfg: str, *overrides: str) -> NamedConfig:
-    """A config that loads no weights: speed does not depend on them."""
-    return load_config(cfg, ["model.pretrained=none", *overrides])
+    """A config that loads no weights and trains on its main source alone, where it has several."""
+    return load_config(cfg, [*UNMEASURED, *overrides])
 
 
 def synthetic_clips(

@@ -19,6 +19,7 @@ from support.bench_inputs import SCRIPTS
 from support.bench_loader import iter_forever
 from support.bench_model import (
     ONE_PROCESS,
+    UNMEASURED,
     count_macs,
     peak_memory,
     pick_device,
@@ -106,7 +107,8 @@ class EndlessLoader:
 
 
 def build_run(named: NamedConfig, loader: Loader, *, compile_mode: str | None = None) -> Run:
-    """A run as train.py builds it, which writes nothing; `compile_mode` is of torch.compile."""
+    """A run as train.py builds it, which writes nothing, on the main source alone; `compile_mode` is of
+    torch.compile."""
     torch.backends.cudnn.benchmark = True
     device = pick_device()
     run = Run(
@@ -274,7 +276,7 @@ def time_to_first_step(
 ) -> float | None:
     """Seconds from the command `train.py --cfg ...` to the first step's record; None: none came in time."""
     command = [sys.executable, str(SCRIPTS.parent / "train.py"), "--cfg", cfg, "--work-dir", str(work_dir)]
-    settings = ["model.pretrained=none", "train.log_every_steps=1", *overrides]
+    settings = [*UNMEASURED, "train.log_every_steps=1", *overrides]
     settings = list(
         {setting.partition("=")[0]: setting for setting in settings}.values()
     )  # the last one wins

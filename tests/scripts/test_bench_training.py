@@ -1,6 +1,7 @@
 """The parts of `benchmark.py model`, `train`, `test` and `all`, on a small network and small frames."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -38,6 +39,15 @@ def test_training_is_measured_on_synthetic_and_on_real_batches(suite):
     assert [row["status"] for row in bench_suite.compiled_lines(suite, [()])] == [NO_GPU, NO_GPU]
     speeds = [row["clips_per_s"] for row in measured]
     assert efficiency.rows[0]["efficiency"] == pytest.approx(speeds[1] / speeds[0])
+
+
+def test_of_a_row_with_several_sources_the_main_one_is_measured(suite):
+    few = ("model.num_classes=12", "model.backbone=resnet18", "data.train.crop=random_resized")
+    several = replace(suite, cfg="k400_omnisource.yaml", overrides=(*SMALL, *few))
+    assert several.row().config.data.auxiliary == ()
+    training, _ = bench_suite.train_tables(several, [()])
+    assert [row.get("status") for row in training.rows] == [None] * 3
+    assert all(row["images_per_s"] == pytest.approx(2 * row["clips_per_s"]) for row in training.rows)
 
 
 def test_the_network_and_the_whole_test_are_measured(suite):
