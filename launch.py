@@ -43,8 +43,8 @@ def run_main(main: Callable[[], int]) -> None:
 
 
 def _leave(code: int) -> NoReturn:
-    """End the process; one of several ranks at once, because what is left of a process group after an error
-    may wait for ever: its threads for Python's lock, and who holds that for them."""
+    """End the process; under torchrun at once, because what an error leaves of a process group may wait for
+    ever: its threads for Python's lock, and who holds that for them."""
     sys.stdout.flush()
     sys.stderr.flush()
     if "RANK" in os.environ:

@@ -55,8 +55,8 @@ def run_training(
     """
     with (
         closing(WorkDirClaim()) as claim,
-        listen_for_stop() as stop,
         closing(build_run(named, work_dir, resume, world, device, claim)) as run,
+        listen_for_stop() as stop,  # before there is a run to save, a signal ends the process
     ):
         signum = train(run, stop)
         report_end(run, signum)

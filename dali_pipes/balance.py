@@ -26,7 +26,8 @@ class ClassBalance:
         """Read the labels of all samples.
 
         Raises:
-            ShardError: a sample has several labels, or an index cannot be read.
+            ShardError: a sample has several labels.
+            ValueError: an index is damaged.
         """
         if manifest.multi_label:
             raise ShardError(f"{directory}: class_balance needs one label a sample; leave it unset")
@@ -45,7 +46,10 @@ class ClassBalance:
         self._chances = weights[labels] / weights.sum() / counts[labels]
 
     def write(self, target: Path, *, seed: int, epoch: int) -> list[tuple[Path, Path]]:
-        """Tars and indices of an epoch, as many samples as there are; the same for all ranks."""
+        """Tars and indices of an epoch, as many samples as there are; the same for all ranks.
+
+        The tars come in another order each time, because each rank reads a part of them.
+        """
         generator = np.random.default_rng([seed, epoch])
         times = generator.multinomial(len(self._chances), self._chances)
         files, start = [], 0
@@ -57,7 +61,7 @@ class ClassBalance:
                 entries = list(index.items())
                 path.write_text(format_index([entries[i] for i in generator.permutation(drawn)]))
                 files.append((self._directory / shard.name, path))
-        return files
+        return [files[i] for i in generator.permutation(len(files))]
 
 
 def _read_labels(tar: Path, index: Index) -> np.ndarray:

@@ -47,8 +47,8 @@ class Front:
             return self._prepare(dict(zip(self.inputs, arguments, strict=True)))
 
     def _prepare(self, members: dict[str, list[np.ndarray]]) -> tuple[list[np.ndarray], ...]:
-        meta = np.stack(members["meta.npy"]).astype(np.int64)
         places = self._units.locate(members["source"], members["json"])
+        meta = np.stack(members["meta.npy"]).astype(np.int64)
         plan = self._plan(members, meta)
         _check_windows(plan, places)
         columns = self._decoded_columns(plan)
@@ -73,15 +73,16 @@ class Front:
     def _labels(self, labels: list[np.ndarray], places: Sequence[Place]) -> Any:
         """() int64 each, or (num_classes,) uint8 with a one for each label."""
         manifest = self._spec.manifest
-        if not manifest.multi_label:
-            return _scalars(np.array([own[0] for own in labels], np.int64))
-        rows = np.zeros((len(labels), manifest.num_classes), np.uint8)
-        for row, own, place in zip(rows, labels, places, strict=True):
-            if not 0 <= own.min() <= own.max() < manifest.num_classes:
+        for own, place in zip(labels, places, strict=True):
+            if not own.size or not 0 <= own.min() <= own.max() < manifest.num_classes:
                 raise ShardError(
                     f"{place}: label.npy holds {own.tolist()}, and there are {manifest.num_classes} classes; "
                     "check with scripts/verify_shards.py"
                 )
+        if not manifest.multi_label:
+            return _scalars(np.array([own[0] for own in labels], np.int64))
+        rows = np.zeros((len(labels), manifest.num_classes), np.uint8)
+        for row, own in zip(rows, labels, strict=True):
             row[own] = 1
         return rows
 

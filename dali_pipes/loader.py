@@ -20,7 +20,6 @@ from dali_pipes.spec import PipelineSpec
 from dali_pipes.units import UnitReader
 from shards.manifest import Manifest, ShardError, check_contents, check_files, load_manifest
 from shards.reading import ShardDataset
-from shards.stream import VideoError
 from tsn.config import DataConfig, EvalDataConfig, TrainDataConfig
 
 
@@ -155,20 +154,27 @@ class Loader:
                 files = [
                     (spec.directory / s.name, spec.directory / s.index_name) for s in spec.manifest.shards
                 ]
-            return build_pipeline(spec, self._units, self._cropper, files=files, checkpoint=checkpoint)
+            number = self.epoch if self._balance else 0
+            return build_pipeline(
+                spec, self._units, self._cropper, files=files, number=number, checkpoint=checkpoint
+            )
 
     def _explain(self, error: RuntimeError) -> str:
         """Shard, key and reason of a failure that DALI reports without naming the sample."""
         if self._units.failure:
             return self._units.failure
         dataset = ShardDataset(self._spec.directory)
-        for place in (place for places in reversed(self._units.recent) for place in places):
+        recent = list(self._units.recent)  # DALI may go on for a while
+        for place in (place for places in reversed(recent) for place in places):
             try:
                 for _ in dataset.read_sample(place.key).iter_stacks():
                     pass
-            except (ValueError, VideoError) as fault:
+            except Exception as fault:  # whatever a damaged member raises
                 return f"{place}: {fault}; check the directory with scripts/verify_shards.py"
-        return f"{self._spec.directory}: DALI failed: {error}"
+        return (
+            f"{self._spec.directory}: DALI failed and names no sample; scripts/verify_shards.py finds "
+            f"damaged ones.  {error}"
+        )
 
     def _identity(self) -> dict[str, Any]:
         """What must be equal for a state to fit."""
@@ -261,7 +267,7 @@ def _spec(
 ) -> PipelineSpec:
     has_gpu = torch.cuda.is_available()
     cores = len(os.sched_getaffinity(0))
-    return PipelineSpec(
+    spec = PipelineSpec(
         directory=directory,
         manifest=manifest,
         data=split,
@@ -273,6 +279,12 @@ def _spec(
         prefetch=data.prefetch,
         scale_flow=data.scale_flow,
     )
+    if manifest.codec == "mjpeg" and manifest.max_padded_height > spec.max_rows:
+        raise ShardError(
+            f"{directory}: frames of {manifest.max_padded_height} rows; a picture that is decoded here has "
+            f"{spec.max_rows} at most: pack smaller frames (--size), or set data.device=cpu"
+        )
+    return spec
 
 
 def _check_split(directory: Path, manifest: Manifest, split: TrainDataConfig | EvalDataConfig) -> None:

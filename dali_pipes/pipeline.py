@@ -29,12 +29,14 @@ def build_pipeline(
     cropper: CpuCropper,
     *,
     files: Sequence[tuple[Path, Path]],
+    number: int = 0,
     checkpoint: bytes | None = None,
 ) -> Pipeline:
     """A built pipeline with `OUTPUTS`, one sample an entry.
 
     Args:
         files: the tars to read, each with its index.
+        number: of this pipeline among those of one seed, which must not draw the same.
         checkpoint: of `Pipeline.checkpoint`, to go on where it was taken.
 
     Outputs, for a sample: clips (V, H, W, 3) uint8 (of flow: see `Batch`); labels () int64 or (num_classes,)
@@ -49,7 +51,8 @@ def build_pipeline(
         batch_size=spec.data.batch_size,
         num_threads=spec.num_threads,
         device_id=spec.device_id,
-        seed=spec.seed * 100_003 + spec.partition.rank,  # ranks must not draw the same frames and windows
+        # Ranks, and pipelines one after the other, must not draw the same frames and windows.
+        seed=(spec.seed * 100_003 + spec.partition.rank + number * 1_000_000_007) % 2**62,
         prefetch_queue_depth=spec.prefetch,
         enable_checkpointing=True,
         checkpoint=checkpoint,

@@ -76,9 +76,14 @@ class PipelineSpec:
         return self.device == "cpu" and self.manifest.codec == "mjpeg" and not self.changes_size
 
     @property
+    def max_rows(self) -> int:
+        """Of a stitched picture."""
+        return _MAX_ROWS[self.device]
+
+    @property
     def stacks(self) -> list[slice]:
         """Parts of the sampled pictures that fit into one stitched picture each.  A frame of flow is two grey
         pictures, x and y."""
         num_pictures = self.data.num_clips * self.data.clip_len * (2 if self.is_flow else 1)
-        size = _MAX_ROWS[self.device] // self.manifest.max_padded_height
+        size = self.max_rows // self.manifest.max_padded_height
         return [slice(start, min(start + size, num_pictures)) for start in range(0, num_pictures, size)]

@@ -85,7 +85,7 @@ class UnitReader:
         pictures: Rows,
     ) -> list[np.ndarray]:
         """mjpeg: one tall JPEG picture a sample, the pictures `pictures` (T,) from top to bottom."""
-        rows = [table[chosen].tolist() for table, chosen in zip(tables, pictures, strict=True)]
+        rows = [_rows(*sample).tolist() for sample in zip(places, tables, pictures, strict=True)]
         tars = [_announce("mjpeg", place, units) for place, units in zip(places, rows, strict=True)]
         return [_stitch(*sample) for sample in zip(tars, places, metas, rows, heads, strict=True)]
 
@@ -101,7 +101,7 @@ class UnitReader:
         needed, tars = [], []
         for place, meta, table, chosen in zip(places, metas, tables, frames, strict=True):
             needed.append(np.unique(chosen // int(meta[META["frames_per_unit"]])))
-            tars.append(_announce("h264", place, table[needed[-1]].tolist()))
+            tars.append(_announce("h264", place, _rows(place, table, needed[-1]).tolist()))
         return list(self._pool.map(_decode, tars, places, metas, tables, needed, frames))
 
     def close(self) -> None:
@@ -124,6 +124,15 @@ def _open_tar(path: str) -> FileIO:
     tar = FileIO(path)
     os.posix_fadvise(tar.fileno(), 0, 0, os.POSIX_FADV_RANDOM)  # no read-ahead: the next unit is elsewhere
     return tar
+
+
+def _rows(place: Place, table: np.ndarray, units: np.ndarray) -> np.ndarray:
+    if units.max() >= len(table):
+        raise ShardError(
+            f"{place}: frames.npy has {len(table)} units, and number {units.max()} is wanted; check with "
+            "scripts/verify_shards.py"
+        )
+    return table[units]
 
 
 def _announce(codec: str, place: Place, units: Sequence[Sequence[int]]) -> FileIO:

@@ -211,6 +211,31 @@ def test_a_loss_that_is_not_a_number_ends_the_run_and_spares_the_checkpoint(trai
     assert not (tmp_path / "last.pt").exists()
 
 
+def test_a_gradient_that_ruins_the_weights_spares_the_checkpoint(train, cfg, tmp_path, monkeypatch):
+    original, calls = torch.nn.utils.clip_grad_norm_, []
+
+    def ruin(parameters, max_norm):
+        parameters = list(parameters)
+        calls.append(max_norm)
+        if len(calls) == 4:
+            parameters[0].grad.fill_(float("inf"))
+        return original(parameters, max_norm)
+
+    monkeypatch.setattr("tsn.engine.nn.utils.clip_grad_norm_", ruin)
+    options = ["--cfg", str(cfg), "--work-dir", str(tmp_path), "train.save_every_steps=1"]
+    with pytest.raises(UserError, match="a weight is infinite or not a number, at step 4 "):
+        train.main(options)
+    assert load_checkpoint(tmp_path / "last.pt").run.step == 3
+
+
+def test_fewer_epochs_than_were_trained_are_refused_on_resuming(train, cfg, tmp_path, monkeypatch):
+    options = ["--cfg", str(cfg), "--work-dir", str(tmp_path), "--resume", "auto"]
+    interrupt_at(train, monkeypatch, {15})
+    assert train.main([*options, "schedule.epochs=8"]) == 128 + signal.SIGINT
+    with pytest.raises(UserError, match=r"it is at step 15, and schedule\.epochs 2 are 12 steps; set more"):
+        train.main([*options, "schedule.epochs=2"])
+
+
 def test_several_labels_a_video_train_with_bce_and_its_own_metric(train, cfg, tmp_path):
     options = ["model.loss=bce", "model.loss_weight=10", "schedule.epochs=1", "data.train.batch_size=8"]
     assert train.main(["--cfg", str(cfg), "--work-dir", str(tmp_path), *options]) == 0

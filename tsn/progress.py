@@ -51,21 +51,34 @@ class Pace:
     """Speed since the last record, and from all of them the time that is left."""
 
     def __init__(self) -> None:
-        self._mark = time.perf_counter()
+        self._begun = 0.0  # where the time since the last record begins, moved by pauses
+        self._stopped: float | None = None
+        self._new_steps = 0
         self._seconds, self._steps = 0.0, 0
 
-    def restart(self) -> None:
-        """Leave out the time since the last record, e.g. of a validation."""
-        self._mark = time.perf_counter()
+    def start(self) -> None:
+        """Steps begin, or go on after a pause, e.g. a validation, whose time does not count."""
+        now = time.perf_counter()
+        self._begun = now if self._stopped is None else self._begun + now - self._stopped
+
+    def stop(self) -> None:
+        """A pause begins."""
+        self._stopped = time.perf_counter()
+
+    def count_step(self) -> None:
+        """A step was made since the start."""
+        self._new_steps += 1
 
     def take(self, *, num_steps: int, num_videos: int, steps_left: int, waited_s: float) -> dict[str, float]:
-        """Fields of a record, for the `num_steps` steps since the last one."""
+        """Fields of a record, for the `num_steps` steps since the last one, of which a run that was resumed
+        has not made all itself."""
         now = time.perf_counter()
-        elapsed, self._mark = max(now - self._mark, 1e-9), now
+        elapsed, self._begun = max(now - self._begun, 1e-9), now
+        own_steps, self._new_steps = self._new_steps, 0
         self._seconds += elapsed
-        self._steps += num_steps
+        self._steps += own_steps
         return {
-            "clips_per_s": num_videos / elapsed,
+            "clips_per_s": num_videos * own_steps / num_steps / elapsed,
             "data_wait": min(waited_s / elapsed, 1.0),
             "gpu_memory_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0,
             "left_s": self._seconds / self._steps * steps_left,

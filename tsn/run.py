@@ -132,15 +132,14 @@ class Run:
         )
 
     def start_log(self, checkpoint: Checkpoint | None) -> None:
-        """On rank 0: write the config and open the log, without what it holds of steps after the
-        checkpoint."""
+        """On rank 0: open the log, without what it holds of steps after the checkpoint."""
         if self.world.is_main:
             size = checkpoint.log_size_bytes if checkpoint else 0
             self.log = RunLog(self.work_dir, resume_size_bytes=size, resume_step=self.state.step)
 
     def iter_steps(self) -> Iterator[None]:
         """Make the updates that are left of this epoch, yielding after each."""
-        self.pace.restart()
+        self.pace.start()
         steps = train_epoch(
             self.trained,
             self.train_loader,
@@ -154,11 +153,13 @@ class Run:
         for _ in steps:
             self.state.step += 1
             self.steps_since_record += 1
+            self.pace.count_step()
             if self.state.step % self.config.data.auxiliary_every == 0:
                 self._train_on_auxiliary()
             if self.average:
                 self.average.update_parameters(self.model)
             yield
+        self.pace.stop()
 
     def _train_on_auxiliary(self) -> None:
         """Updates from the further sources, at the same learning rate; they are no steps of their own."""
@@ -233,9 +234,10 @@ class Run:
         """Write the whole state, of every rank, to files of these names in the work directory.
 
         Raises:
-            UserError: the loss is infinite or not a number; the files stay as they were.
+            UserError: the loss or a weight is infinite or not a number; the files stay as they were.
         """
         self._check_loss()
+        self._check_weights()
         own = {
             "loader": self.train_loader.state_dict(),
             "random": random_state(),
@@ -272,6 +274,11 @@ class Run:
                 f"{source}: cannot be resumed: its epochs have {checkpoint.steps_per_epoch} steps, and now "
                 f"they have {self.steps_per_epoch}; data.train.shards is another set"
             )
+        if checkpoint.run.step > self.num_steps:
+            raise UserError(
+                f"{source}: cannot be resumed: it is at step {checkpoint.run.step}, and schedule.epochs "
+                f"{self.config.schedule.epochs} are {self.num_steps} steps; set more epochs"
+            )
         own = checkpoint.ranks[self.world.rank]
         load_weights(self._tested, checkpoint.model, source=source, adapt=False)
         if self.average and checkpoint.trained:
@@ -306,9 +313,17 @@ class Run:
 
     def _check_loss(self) -> None:
         tallies = [self.tally, *(source.tally for source in self.auxiliary)]
-        if any_rank(self.world, not all(tally.is_finite() for tally in tallies)):
+        self._refuse_unless("the loss", all(tally.is_finite() for tally in tallies))
+
+    def _check_weights(self) -> None:
+        """A loss is of the weights before its update, which a gradient can ruin."""
+        finite = torch.stack([parameter.isfinite().all() for parameter in self.model.parameters()])
+        self._refuse_unless("a weight", bool(finite.all()))
+
+    def _refuse_unless(self, what: str, is_finite: bool) -> None:
+        if any_rank(self.world, not is_finite):
             raise UserError(
-                f"the loss is infinite or not a number, at step {self.state.step} or in the "
+                f"{what} is infinite or not a number, at step {self.state.step} or in the "
                 f"{self.steps_since_record} before it; try a smaller optim.lr, schedule.warmup_epochs, or "
                 f"train.amp=false.  Checkpoints in {self.work_dir} are from before"
             )

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from frame_shards import numbered_videos, write_shards
+from loader_factory import train_loader
 
 from dali_pipes.balance import ClassBalance
 from dali_pipes.loader import Loader, build_train_loader
@@ -27,11 +28,9 @@ def drawn_keys(files) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("power", "shares"), [(0.5, [0.522, 0.261, 0.151]), (0.0, [1, 1, 1]), (1.0, [12, 3, 1])]
+    ("power", "shares"), [(0.5, np.sqrt([60, 15, 5])), (0.0, [1, 1, 1]), (1.0, [12, 3, 1])]
 )
 def test_classes_are_drawn_by_the_power_of_their_size(directory, tmp_path, power, shares):
-    if power == 0.5:
-        shares = np.sqrt([60, 15, 5])
     balance = ClassBalance(directory, load_manifest(directory), power)
     counts = Counter()
     for epoch in range(40):
@@ -47,6 +46,23 @@ def test_draws_repeat_with_the_seed_and_differ_by_epoch(directory, tmp_path):
     balance = ClassBalance(directory, load_manifest(directory), 0.5)
     first, again, other = (drawn_keys(balance.write(tmp_path, seed=1, epoch=epoch)) for epoch in (3, 3, 4))
     assert first == again != other
+
+
+def test_the_tars_come_in_another_order_each_epoch(directory, tmp_path):
+    balance = ClassBalance(directory, load_manifest(directory), 0.5)
+    orders = {
+        tuple(tar.name for tar, _ in balance.write(tmp_path, seed=0, epoch=epoch)) for epoch in range(20)
+    }
+    assert len(orders) > 3
+
+
+def test_every_epoch_draws_other_windows_and_flips(directory):
+    split = {"crop": "random_resized", "crop_size": 16, "flip": 0.5, "class_balance": 0.5}
+    loader = train_loader(directory, num_segments=1, batch_size=16, **split)
+    epochs = [[(batch.windows, batch.flips) for batch in loader] for _ in range(2)]
+    for (windows, flips), (others, other_flips) in zip(*epochs, strict=True):
+        assert (windows == others).float().mean() < 0.5
+        assert not torch.equal(flips, other_flips)
 
 
 def test_an_index_of_draws_points_at_the_members_of_its_tar(directory, tmp_path):

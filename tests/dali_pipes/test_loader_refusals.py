@@ -3,13 +3,16 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from frame_shards import numbered_videos, write_shards
 from loader_factory import eval_loader, ids, train_loader
 
+from dali_pipes import spec
 from shards.manifest import ShardError
 from shards.reading import ShardDataset
+from shards.sample import META_FIELDS
 
 
 @pytest.fixture
@@ -96,6 +99,40 @@ def test_rows_that_only_pad_a_picture_are_never_seen(tmp_path):
     options = {"crop": "multi_scale", "scales": (1.0,), "max_scale_gap": 0, "crop_size": 44}
     with pytest.raises(ShardError, match=r"its window x .*, y .* does not lie inside a frame of 80 x 42"):
         ids(train_loader(directory, **options))
+
+
+@pytest.mark.parametrize("label", [77, -3])
+def test_a_single_label_beyond_the_classes_names_shard_and_key(tmp_path, label):
+    directory = write_shards(tmp_path, numbered_videos(4), labels=[[0], [1], [label], [3]])
+    message = rf"^shard-000000\.tar:00000002: label\.npy holds \[{label}\], and there are 5 classes; check"
+    with pytest.raises(ShardError, match=message):
+        ids(eval_loader(directory))
+
+
+def test_a_table_with_too_few_units_names_shard_and_key(damaged):
+    meta = next(
+        m for m in ShardDataset(damaged)._load_index("shard-000001.tar")["00000013"] if m.name == "meta.npy"
+    )
+    header = meta.size_bytes - 4 * len(META_FIELDS)
+    num_frames = header + 4 * META_FIELDS.index("num_frames")
+    overwrite(damaged / "shard-000001.tar", meta.offset + num_frames, np.int32(500).tobytes())
+    with pytest.raises(ShardError, match=r"^shard-000001\.tar:00000013: frames\.npy has .* units, and "):
+        ids(train_loader(damaged))
+
+
+def test_of_a_damaged_small_member_the_user_learns_who_finds_it(damaged):
+    label = next(
+        m for m in ShardDataset(damaged)._load_index("shard-000001.tar")["00000013"] if m.name == "label.npy"
+    )
+    overwrite(damaged / "shard-000001.tar", label.offset, bytes(20))
+    with pytest.raises(ShardError, match=r"names no sample; scripts/verify_shards\.py finds damaged ones"):
+        ids(train_loader(damaged))
+
+
+def test_frames_taller_than_a_picture_are_refused(shards, monkeypatch):
+    monkeypatch.setitem(spec._MAX_ROWS, "cpu", 40)
+    with pytest.raises(ShardError, match="frames of 48 rows; a picture that is decoded here has 40 at most"):
+        eval_loader(shards(20))
 
 
 def test_a_label_beyond_the_classes_names_shard_and_key(tmp_path):

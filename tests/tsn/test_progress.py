@@ -64,12 +64,36 @@ def test_records_go_to_file_and_curves_and_later_ones_are_cut_on_resuming(tmp_pa
     assert len(list((tmp_path / "tensorboard").iterdir())) == 2
 
 
-def test_the_pace_tells_speed_waiting_and_time_left(monkeypatch):
-    clock = iter([0.0, 2.0, 10.0, 14.0])
-    monkeypatch.setattr("tsn.progress.time.perf_counter", lambda: next(clock))
+def test_the_pace_tells_speed_waiting_and_time_left_without_pauses(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("tsn.progress.time.perf_counter", lambda: now[0])
     pace = Pace()
+
+    def step(seconds: float) -> None:
+        now[0] += seconds
+        pace.count_step()
+
+    now[0] = 100.0
+    pace.start()
+    for _ in range(4):
+        step(0.5)
     fields = pace.take(num_steps=4, num_videos=40, steps_left=6, waited_s=0.5)
     assert (fields["clips_per_s"], fields["data_wait"], fields["left_s"]) == (20.0, 0.25, 3.0)
-    pace.restart()
+    step(2.0)  # the last of an epoch, and no record is due
+    pace.stop()
+    now[0] += 1000.0
+    pace.start()
+    step(2.0)
     fields = pace.take(num_steps=2, num_videos=20, steps_left=4, waited_s=0.0)
     assert (fields["clips_per_s"], fields["left_s"]) == (5.0, 4.0)
+
+
+def test_the_pace_of_a_resumed_run_is_that_of_its_own_steps(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("tsn.progress.time.perf_counter", lambda: now[0])
+    pace = Pace()
+    pace.start()
+    now[0] = 2.0
+    pace.count_step()
+    fields = pace.take(num_steps=4, num_videos=40, steps_left=3, waited_s=0.0)
+    assert (fields["clips_per_s"], fields["left_s"]) == (5.0, 6.0)
