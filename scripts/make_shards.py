@@ -12,8 +12,8 @@ With --with-offset frames and flow are clips: dir offset num_frames label [label
 {"filename": path, "label": id or [ids]}, for directories {"frame_dir": ..., "total_frames": n, "label": ...}.
 
 Killed at any moment and started again with the same command, it goes on where it was. Exit codes: 0 all
-videos are packed, 3 finished but some were rejected (see rejected.jsonl), 2 nothing was begun (the reason is
-printed), 130 interrupted.
+videos are packed, 3 finished but some were rejected (see rejected.jsonl), 2 refused, or stopped by a full
+disk or the like (the reason is printed), 130 interrupted.
 """
 
 import argparse
@@ -202,6 +202,12 @@ def main(argv: list[str] | None = None) -> int:
         return run(plan_from(args), args.workers)
     except (SourceListError, PackingError, ShardError, ValueError) as error:
         print(error, file=sys.stderr)
+        return REFUSED
+    except OSError as error:
+        print(
+            f"--out {args.out}: {error}; once that is mended, the same command goes on where it was",
+            file=sys.stderr,
+        )
         return REFUSED
     except KeyboardInterrupt:
         print("interrupted: the same command goes on where it was", file=sys.stderr)

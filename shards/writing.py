@@ -4,6 +4,7 @@ import hashlib
 import os
 import tarfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from shards.files import publish, write_atomically
@@ -63,7 +64,8 @@ class ShardWriter:
 
     def discard(self) -> None:
         """Give up: remove what was written."""
-        self._file.close()
+        with suppress(OSError):  # a full disk refuses what was not written yet, which nobody needs
+            self._file.close()
         self._temporary.unlink(missing_ok=True)
 
     def _write(self, content: bytes) -> None:

@@ -1,5 +1,6 @@
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -351,6 +352,25 @@ def test_interrupted_it_says_that_the_same_command_goes_on(videos, tmp_path):
     assert not list(out.glob("*.tmp"))
     done = run_script("make_shards.py", *arguments)
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, f"packed {len(many)} videos, rejected 0")
+
+
+def test_on_a_full_disk_it_says_that_the_same_command_goes_on(videos, packed, tmp_path):
+    out = tmp_path / packed.parent.name / "train"
+    command = [sys.executable, str(PROJECT / "scripts" / "make_shards.py"), *videos.arguments]
+    command += ["--out", str(out), "--samples-per-shard", "5"]
+    most_bytes = min(path.stat().st_size for path in packed.glob("*.tar")) - 10_000
+
+    def limit_files() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+    full = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT, preexec_fn=limit_files)
+    assert full.returncode == 2 and "Traceback" not in full.stderr
+    assert full.stderr.splitlines()[-1] == (
+        f"--out {out}: [Errno 27] File too large; once that is mended, the same command goes on where it was"
+    )
+    assert [path.name for path in out.iterdir()] == [".progress"]
+    pack_videos(videos, out, "--samples-per-shard", "5")
+    assert contents(out) == contents(packed)
 
 
 def test_figures_at_the_end(videos, tmp_path):
