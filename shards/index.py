@@ -40,7 +40,7 @@ def load_index(path: Path) -> Index:
         ValueError: not an index of this version; the message names file and line.
         FileNotFoundError: there is none.
     """
-    first, *lines = path.read_text().splitlines() or [""]
+    first, *lines = path.read_text(encoding="utf-8").splitlines() or [""]
     if first != f"{VERSION} {len(lines)}":
         raise ValueError(f'{path.name}: starts with "{first[:40]}", expected "{VERSION} {len(lines)}"')
     index: Index = {}

@@ -84,7 +84,7 @@ def _recognise(directory: Path, options: dict[str, Any]) -> Manifest | None:
         return manifest
     plan = directory / _DIRECTORY / "plan.json"
     if plan.exists():
-        _refuse_other_options(directory, "was begun", json.loads(plan.read_text()), options)
+        _refuse_other_options(directory, "was begun", json.loads(plan.read_text(encoding="utf-8")), options)
         return None
     others = sorted(path.name for path in directory.iterdir() if path.name != _DIRECTORY)
     if others:

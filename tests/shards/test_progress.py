@@ -1,6 +1,10 @@
 import json
+import os
+import subprocess
+import sys
 
 import pytest
+from shard_factory import PROJECT
 
 from shards.manifest import ShardFile
 from shards.progress import (
@@ -34,6 +38,25 @@ def test_another_command_into_a_begun_directory_is_refused(tmp_path):
     with claim_directory(tmp_path, options) as finished:
         assert finished is None
     assert (tmp_path / ".progress" / "plan.json").exists()
+
+
+READ_OPTIONS = """
+import sys
+from pathlib import Path
+from shards.progress import claim_directory
+with claim_directory(Path(sys.argv[1]), {"dataset": "vid\\xe9os"}):
+    pass
+"""
+
+
+def test_options_are_read_as_utf8_in_any_locale(tmp_path):
+    options = {"dataset": "vid\xe9os"}
+    with claim_directory(tmp_path, options):
+        begin(tmp_path, options)
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-c", READ_OPTIONS, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT, env=os.environ | ascii_only)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_second_process_is_refused(tmp_path):
