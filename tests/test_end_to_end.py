@@ -126,6 +126,18 @@ def test_recomputing_activations_changes_nothing_alone_or_over_ranks(cfg, tmp_pa
         assert_same_run(*runs)
 
 
+def test_sets_that_number_their_classes_differently_are_refused(train, cfg, shards, tmp_path):
+    other = shutil.copytree(shards / "val", tmp_path / "val")
+    manifest = json.loads((other / "manifest.json").read_text())
+    manifest["classes"][:2] = manifest["classes"][1::-1]
+    (other / "manifest.json").write_text(json.dumps(manifest))
+    options = ["--cfg", str(cfg), "--work-dir", str(tmp_path / "run"), f"data.val.shards={other}"]
+    with pytest.raises(
+        UserError, match=r"^data\.val\.shards: its class names differ from those of data\.train"
+    ):
+        train.main(options)
+
+
 def test_each_video_is_tested_once_under_its_name_whatever_the_ranks(finished, evaluate, tmp_path):
     arguments = ["--checkpoint", str(finished / "last.pt"), "--test-crops", "10", "--test-segments", "4"]
     out = tmp_path / "result.json"

@@ -9,7 +9,7 @@ from typing import BinaryIO
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Let `write` fill a temporary file beside `path`, make sure it is on disk, and give it the final
     name."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.tmp")  # one name, so that what a kill leaves is used again
     try:
         with temporary.open("wb") as stream:
             write(stream)

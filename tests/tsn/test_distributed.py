@@ -2,6 +2,7 @@
 
 import os
 import socket
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from tsn.distributed import (
     stop_world,
     sum_over_ranks,
 )
+from tsn.engine import evaluate
 
 
 def use_every_collective(rank: int, port: int) -> None:
@@ -38,7 +40,26 @@ def use_every_collective(rank: int, port: int) -> None:
     norm.running_mean.fill_(float(rank + 5))
     broadcast_buffers(world, norm)
     assert norm.running_mean.tolist() == [5.0] * 3
+    check_that_all_are_tested_with_the_statistics_of_rank_0(world)
     stop_world()
+
+
+def check_that_all_are_tested_with_the_statistics_of_rank_0(world: World) -> None:
+    norm = nn.BatchNorm1d(2, affine=False)
+    norm.running_mean.fill_(10.0 * world.rank)
+    batch = SimpleNamespace(
+        clips=torch.full((1, 2), 3.0), labels=torch.tensor([0]), sample_ids=torch.tensor([world.rank])
+    )
+
+    class OneVideo(list):
+        num_samples = 2
+
+    predictions = evaluate(norm, OneVideo([batch]), world=world, amp=False)
+    if world.is_main:
+        assert predictions.scores[0].tolist() == predictions.scores[1].tolist()
+        assert predictions.scores[0, 0] == pytest.approx(3.0, abs=1e-3)
+    else:
+        assert predictions is None
 
 
 def test_two_ranks_agree():
