@@ -6,6 +6,7 @@ SIGKILL, as the kernel does when memory runs out, is tried again first, while no
 have suffered for the others.
 """
 
+import math
 import multiprocessing
 import os
 import signal
@@ -15,11 +16,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any, TypeVar
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
+_CGROUP = Path("/sys/fs/cgroup")
 _TASKS_PER_WORKER = 2  # one in work, one that it finds when it comes back
 _WINDOW_PER_WORKER = 4  # results that wait in memory for a slow task before them, and tasks in work
 # Processes are started afresh: nothing of the parent's threads and open files is inherited.
@@ -70,8 +73,22 @@ class _Worker:
 
 
 def available_cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """CPU cores that this process may use, by affinity and by the container's quota, rounded up."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _cpu_quota(_CGROUP)
+    return cores if quota is None else max(1, min(cores, math.ceil(quota)))
+
+
+def _cpu_quota(cgroup: Path) -> float | None:
+    """Cores that a control group may keep busy, or None without a limit; version 2, then version 1."""
+    with suppress(OSError):
+        limit, period = (cgroup / "cpu.max").read_text(encoding="ascii").split()
+        return None if limit == "max" else int(limit) / int(period)
+    with suppress(OSError):
+        limit = int((cgroup / "cpu" / "cpu.cfs_quota_us").read_text(encoding="ascii"))
+        period = int((cgroup / "cpu" / "cpu.cfs_period_us").read_text(encoding="ascii"))
+        return None if limit < 0 else limit / period  # -1: no limit
+    return None
 
 
 class WorkerPool:
