@@ -99,7 +99,10 @@ def stitched_pictures(directory: Path, batch: Batch) -> Pictures:
     pictures = []
     for sample_id, frames in zip(batch.sample_ids.tolist(), batch.frame_indices.tolist(), strict=True):
         stream = known_sample(directory, sample_id).stream
-        scans = [stream.data[start : start + length] for start, length in stream.units[frames].tolist()]
+        numbers = frames
+        if stream.channels == 2:  # a frame of flow is two grey pictures
+            numbers = [2 * frame + axis for frame in frames for axis in (0, 1)]
+        scans = [stream.data[start : start + length] for start, length in stream.units[numbers].tolist()]
         size = MAX_ROWS // stream.padded_height
         for first in range(0, len(scans), size):
             part = scans[first : first + size]
