@@ -35,6 +35,7 @@ from shards.progress import PackingError, ShardRecord, begin, claim_directory, l
 from shards.size import EXAMPLES
 from shards.source_format import KINDS, TEMPLATES, build_source_format
 from shards.sources import SourceListError, load_sources
+from shards.wording import counted
 
 CODEC_OPTIONS = {"mjpeg": ("quality", "subsampling"), "h264": ("gop", "crf")}
 PACKED, REFUSED, SOME_REJECTED, INTERRUPTED = 0, 2, 3, 130
@@ -105,7 +106,9 @@ def plan_from(args: argparse.Namespace) -> Plan:
     )
     sources = load_sources(args.list, args.root, args.classes, source_format, category=args.category)
     if sources.num_left_out:
-        print(f"{sources.num_left_out} samples without a label of category {args.category} are left out")
+        print(
+            f"left out without a label of category {args.category}: {counted(sources.num_left_out, 'sample')}"
+        )
     return make_plan(
         args.out,
         sources,
@@ -151,7 +154,7 @@ def run(plan: Plan, num_workers: int) -> int:
             check_files(plan.directory, finished)
             see = f", rejected {finished.num_rejected} (see {plan.directory / REJECTED})"
             more = see if finished.num_rejected else ""
-            print(f"{plan.directory} is packed already: {finished.num_samples} videos{more}")
+            print(f"{plan.directory} is packed already: {counted(finished.num_samples, 'video')}{more}")
             return SOME_REJECTED if finished.num_rejected else PACKED
         done = load_records(plan.directory)
         with WorkerPool(pack_video, num_workers) as pool:
@@ -161,7 +164,7 @@ def run(plan: Plan, num_workers: int) -> int:
     num_packed = manifest.num_samples if manifest else 0
     num_rejected = len(plan.sources) - num_packed
     see = f" (see {plan.directory / REJECTED})" if num_rejected else ""
-    print(f"packed {num_packed} videos, rejected {num_rejected}{see}")
+    print(f"packed {counted(num_packed, 'video')}, rejected {num_rejected}{see}")
     return SOME_REJECTED if num_rejected else PACKED
 
 

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from shards.manifest import ShardError, load_manifest
 from shards.pool import WorkerPool, available_cores
 from shards.verify import check_shard, iter_reports
+from shards.wording import counted
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -39,7 +40,8 @@ def main(argv: list[str] | None = None) -> int:
                 bar.write(fault, file=sys.stdout)
             num_faults += len(report.faults)
             bar.update(report.num_samples)
-    print(f"{manifest.num_samples} videos in {len(manifest.shards)} shards: {num_faults or 'no'} faults")
+    faults = counted(num_faults, "fault") if num_faults else "no faults"
+    print(f"{counted(manifest.num_samples, 'video')} in {counted(len(manifest.shards), 'shard')}: {faults}")
     return 1 if num_faults else 0
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from shards import h264, jpeg
 from shards.stream import Codec, EncodedStream, VideoError
+from shards.wording import counted
 
 META_FIELDS = (
     "sample_id",
@@ -166,6 +167,8 @@ def _load_npy(members: Mapping[str, bytes], name: str, dtype: type, *, ndim: int
     if not isinstance(array, np.ndarray):  # a zip archive also loads
         raise ValueError(f"{name}: not a numpy array: an archive of arrays")
     if array.dtype != dtype or array.ndim != ndim:
-        expected = f"{np.dtype(dtype)} with {ndim} dimensions"
-        raise ValueError(f"{name}: {array.dtype} with {array.ndim} dimensions, expected {expected}")
+        expected = f"{np.dtype(dtype)} with {counted(ndim, 'dimension')}"
+        raise ValueError(
+            f"{name}: {array.dtype} with {counted(array.ndim, 'dimension')}, expected {expected}"
+        )
     return array

@@ -14,6 +14,7 @@ from shards.manifest import Manifest, ShardFile
 from shards.pool import Died, WorkerPool
 from shards.sample import Sample, expected_members, from_members, stream_crc32
 from shards.stream import VideoError
+from shards.wording import counted
 
 _SAMPLES_PER_CHECK = 32
 
@@ -94,7 +95,7 @@ def _shard_faults(path: Path, shard: ShardFile, index: Index, broken: str | None
         yield f"{shard.name}: {broken}"
     yield from (f"{shard.index_name}: {fault}" for fault in _index_faults(path.with_suffix(".idx"), index))
     if len(index) != shard.num_samples:
-        yield f"{shard.name}: {len(index)} samples, the manifest says {shard.num_samples}"
+        yield f"{shard.name}: {counted(len(index), 'sample')}, the manifest says {shard.num_samples}"
 
 
 def _file_faults(path: Path, shard: ShardFile) -> Iterator[str]:
@@ -133,7 +134,7 @@ def _index_faults(path: Path, truth: Index) -> Iterator[str]:
         return
     differing = [key for key in sorted(index.keys() | truth.keys()) if index.get(key) != truth.get(key)]
     if differing:
-        others = f" and {len(differing) - 1} others" if differing[1:] else ""
+        others = f" and {counted(len(differing) - 1, 'other')}" if differing[1:] else ""
         yield f"does not fit its tar at sample {differing[0]}{others}"
     elif list(index) != list(truth):
         yield "its samples stand in another order than in the tar"

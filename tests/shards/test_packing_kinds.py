@@ -107,7 +107,8 @@ def test_the_options_reach_the_packing(tmp_path):
     command += ["--list", tmp_path / "list.json", "--root", tmp_path, "--classes", tmp_path / "classes.txt"]
     done = run_script(*command, "--out", tmp_path / "out", "--workers", "1")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("1 samples without a label of category scene are left out\n")
+    assert done.stdout.startswith("left out without a label of category scene: 1 sample\n")
+    assert done.stdout.splitlines()[-1] == "packed 1 video, rejected 0"
     ((name, frames),) = frames_by_name(tmp_path / "out").items()
     assert (name, frames.shape) == ("v:3+8", (4, 24, 32, 2))
     assert [read_number(frame[..., :1]) for frame in frames] == [3, 5, 7, 9]

@@ -94,7 +94,7 @@ def test_a_member_of_the_wrong_kind_is_named(sample):
     members = to_members(sample)
     with pytest.raises(ValueError, match=r"label.npy: not a numpy array"):
         from_members(members | {"label.npy": b"\x93NUMPX"})
-    with pytest.raises(ValueError, match=r"frames.npy: int64 with 1 dimensions, expected int32 with 2"):
+    with pytest.raises(ValueError, match=r"frames.npy: int64 with 1 dimension, expected int32 with 2"):
         from_members(members | {"frames.npy": members["label.npy"]})
     with pytest.raises(ValueError, match="json: not JSON"):
         from_members(members | {"json": b"{"})

@@ -11,7 +11,7 @@ from picture_factory import write_numbered_flow, write_numbered_parts
 from shard_factory import pack_here, pack_videos, run_script, write_video_list
 
 from shards.encoding import EncodingOptions
-from shards.index import load_index
+from shards.index import format_index, load_index
 from shards.manifest import load_manifest, write_manifest
 from shards.source_format import build_source_format
 from shards.verify import check_shard, iter_reports
@@ -98,12 +98,14 @@ def test_a_cut_off_tar_is_named(directory):
     assert any(fault.startswith("shard-000000.tar:00000002: ") for fault in faults)
 
 
-def test_a_wrong_index_is_named(directory):
+def test_a_wrong_index_is_named(packed, directory):
     path = directory / "shard-000000.idx"
     shutil.copy(directory / "shard-000001.idx", path)
     faults = faults_of(directory)
     assert "shard-000000.tar: sha256 of shard-000000.idx differs from the manifest's" in faults
     assert "shard-000000.idx: does not fit its tar at sample 00000000 and 4 others" in faults
+    path.write_text(format_index(list(load_index(packed / path.name).items())[:1]))
+    assert "shard-000000.idx: does not fit its tar at sample 00000001 and 1 other" in faults_of(directory)
     path.write_text("nonsense")
     assert any(
         f.startswith("shard-000000.idx: not an index: shard-000000.idx: starts with")
@@ -274,6 +276,12 @@ def flow(tmp_path):
         write_numbered_flow(tmp_path / name, range(4))
     encoding = EncodingOptions(source_format=build_source_format("flow"))
     return pack_here(tmp_path / "flow", ["a 4 0", "b 4 1"], tmp_path, encoding)
+
+
+def test_one_is_counted_in_the_singular(flow):
+    (flow / "shard-000000.idx").unlink()
+    done = run_script("verify_shards.py", flow, "--workers", "1")
+    assert done.stdout == "shard-000000.idx: no such file\n2 videos in 1 shard: 1 fault\n"
 
 
 def test_flow_is_checked(flow):
