@@ -1,12 +1,14 @@
 """What a benchmark found, as JSON for programs and as Markdown for people."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 NO_GPU = "not measured: no GPU"
 OUT_OF_TIME = "not measured: out of time"
+NOT_LISTED = "not measured: no such line"
 
 Row = dict[str, Any]
 
@@ -30,6 +32,15 @@ class Section:
     columns: dict[str, str]
     note: str = ""
     rows: list[Row] = field(default_factory=list)
+
+
+def best_of(rows: Sequence[Row], key: str, part: str) -> tuple[float | None, str]:
+    """The largest figure of the lines with `part` in their name; where there is none, also why."""
+    named = [row for row in rows if part in row["variant"]]
+    figures = [row[key] for row in named if row.get(key) is not None]
+    if figures:
+        return max(figures), ""
+    return None, next((row["status"] for row in named if row.get("status")), NOT_LISTED)
 
 
 def to_markdown(machine: dict[str, Any], command: str, sections: list[Section]) -> str:

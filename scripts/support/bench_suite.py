@@ -24,7 +24,7 @@ from support.bench_model import (
     views_of,
 )
 from support.bench_pipeline import pack_all
-from support.bench_report import NO_GPU, OUT_OF_TIME, Row, Section, failure
+from support.bench_report import NO_GPU, OUT_OF_TIME, Row, Section, best_of, failure
 from support.bench_training import (
     CUDA_GRAPHS,
     TRAIN_COLUMNS,
@@ -188,12 +188,14 @@ def train_tables(
     for settings in base:
         row = train_line(suite, settings, "synthetic, eager", peak, synthetic)
         training.rows.append(row)
-        speed = row.get("clips_per_s")
+        speed, why = row.get("clips_per_s"), {"status": row.get("status")}
         for packing in REAL:
             row = train_line(suite, settings, packing.name, peak, real, packing=packing)
             training.rows.append(row)
             share = {key: row[key] for key in ("variant", "status") if key in row}
-            if "clips_per_s" in row and speed:
+            if not speed:
+                share = why | share
+            elif "clips_per_s" in row:
                 share["efficiency"] = row["clips_per_s"] / speed
             efficiency.rows.append(share)
     synthetic = partial(time_synthetic, seconds=suite.seconds)
@@ -359,19 +361,17 @@ def aims_table(training: Section, efficiency: Section, test: Section, profiled: 
     """What the project wants of an H200, beside what stands in the other tables."""
     section = Section("Aims (on an H200)", {"variant": "aim", "wanted": "wanted", "measured": "measured"})
 
-    def best(rows: list[Row], key: str, part: str) -> float | None:
-        return max((row[key] for row in rows if key in row and part in row["variant"]), default=None)
-
-    idle = [row.get("share") for row in profiled.rows if row["variant"] == "GPU idle"]
+    of_idle = "all" if profiled.rows and profiled.rows[0]["variant"] == "all" else "GPU idle"
     found = (
-        best(efficiency.rows, "efficiency", ", 3 segments"),
-        best(efficiency.rows, "efficiency", ", 8 segments"),
-        best(training.rows, "images_per_s", "resnet50"),
-        best(test.rows, "videos_per_s", "25 segments x 10 crops"),
-        idle[0] if idle else None,
+        best_of(efficiency.rows, "efficiency", ", 3 segments"),
+        best_of(efficiency.rows, "efficiency", ", 8 segments"),
+        best_of(training.rows, "images_per_s", "resnet50"),
+        best_of(test.rows, "videos_per_s", "25 segments x 10 crops"),
+        best_of(profiled.rows, "share", of_idle),
     )
-    for (name, wanted), value in zip(AIMS.items(), found, strict=True):
-        is_of_gpu = torch.cuda.is_available() and value is not None
-        measured = {"measured": value} if is_of_gpu else {"status": NO_GPU}
+    for (name, wanted), (value, status) in zip(AIMS.items(), found, strict=True):
+        if not torch.cuda.is_available():
+            value, status = None, NO_GPU
+        measured = {"measured": value} if value is not None else {"status": status}
         section.rows.append({"variant": name, "wanted": wanted} | measured)
     return section

@@ -170,9 +170,22 @@ def test_aims_stand_beside_the_best_gpu_line():
         for v, speed in ((base, 10.0), (replace(base, prefetch=3), 30.0))
     ]
     rows.append({"variant": replace(base, where="cpu").name, "clips_per_s": 99.0})
+    rows.append({"variant": replace(base, num_segments=8).name, "status": "failed: RuntimeError: lost"})
     section = bench_pipeline.aims_section([base], {"base": bench_report.Section("", {}, rows=rows)})
     assert [row.get("clips_per_s") for row in section.rows] == [30.0, None, None]
-    assert section.rows[1]["status"] == bench_report.NO_GPU
+    assert [row.get("status") for row in section.rows] == [
+        None,
+        "failed: RuntimeError: lost",
+        bench_report.NOT_LISTED,
+    ]
+
+
+def test_a_line_is_named_after_what_its_pipeline_does():
+    names = [bench_pipeline.Variant("", H264, where=where).name for where in ("cpu", "mixed")]
+    assert [name.partition(", 3 segments")[0] for name in names] == [
+        f"{H264.name}, FFmpeg",
+        f"{H264.name}, FFmpeg, GPU crops",
+    ]
 
 
 def test_a_report_is_a_table_for_people_and_json_for_programs(tmp_path):

@@ -12,7 +12,7 @@ from frame_shards import numbered_videos, write_shards
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
 from support import bench_suite, bench_training
-from support.bench_report import NO_GPU, OUT_OF_TIME, Section
+from support.bench_report import NO_GPU, NOT_LISTED, OUT_OF_TIME, Section
 from support.measuring import Budget
 
 SMALL = tuple(
@@ -107,6 +107,34 @@ def test_the_first_record_of_a_run_ends_the_wait(tmp_path):
     assert not bench_training.has_record(log)
     log.write_text('{"kind": "val"}\n{"kind": "train"}\n')
     assert bench_training.has_record(log)
+
+
+def test_an_aim_without_a_figure_says_why_its_line_has_none(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    efficiency = Section(
+        "",
+        {},
+        rows=[
+            {"variant": "resnet50, 3 segments, batch 2", "status": "failed: ValueError: no"},
+            {"variant": "resnet50, 8 segments, batch 2", "status": OUT_OF_TIME},
+        ],
+    )
+    profiled = Section("", {}, rows=[{"variant": "all", "status": OUT_OF_TIME}])
+    rows = bench_suite.aims_table(Section("", {}), efficiency, Section("", {}), profiled).rows
+    expected = ["failed: ValueError: no", OUT_OF_TIME, NOT_LISTED, NOT_LISTED, OUT_OF_TIME]
+    assert [row["status"] for row in rows] == expected
+    assert not any("measured" in row for row in rows)
+
+
+def test_without_a_synthetic_line_the_efficiency_says_why(suite, monkeypatch):
+    def fail(*args, **kwargs):
+        raise RuntimeError("lost")
+
+    monkeypatch.setattr(bench_suite, "time_synthetic", fail)
+    monkeypatch.setattr(bench_suite, "time_real", lambda named, *, seconds: {"clips_per_s": 2.0})
+    rows = bench_suite.train_tables(suite, [()])[1].rows
+    assert [row["status"] for row in rows] == ["failed: RuntimeError: lost"] * 2
+    assert not any("efficiency" in row for row in rows)
 
 
 def test_aims_count_only_where_a_gpu_measured_them(monkeypatch):
