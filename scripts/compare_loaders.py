@@ -304,6 +304,8 @@ def main() -> None:
         names, missing = find_baselines(args.baselines, videos[0])
         for name, reason in missing.items():
             print(f"{name}: not compared, {reason}", file=sys.stderr)
+        if not names:
+            raise SystemExit("--baselines: none can be used here; install them: pip install -e '.[bench]'")
         shards = pack(videos, Path(directory), args.repeats)
         comparisons = [
             report(compare(videos, shards, names, num_segments, args), num_segments)

@@ -78,6 +78,25 @@ def test_table_and_figures_of_one_round(video_paths, tmp_path):
     assert "3 segments" in done.stdout
 
 
+def test_without_any_baseline_nothing_is_packed_or_measured(video_paths, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(PROJECT / "scripts"))
+    compare_loaders = importlib.import_module("compare_loaders")
+
+    def start(*args):
+        raise AssertionError("work has started")
+
+    reason = {"decord": "No module named 'decord'"}
+    monkeypatch.setattr(compare_loaders, "find_baselines", lambda names, video: ([], reason))
+    monkeypatch.setattr(compare_loaders, "pack", start)
+    arguments = ["--videos", str(video_paths[0].parent), "--baselines", "decord"]
+    monkeypatch.setattr(sys, "argv", ["compare_loaders.py", *arguments])
+    with pytest.raises(
+        SystemExit, match=r"none can be used here; install them: pip install -e '\.\[bench\]'"
+    ):
+        compare_loaders.main()
+    assert "decord: not compared, No module named 'decord'" in capsys.readouterr().err
+
+
 def test_a_directory_without_videos_is_refused(tmp_path):
     done = run_script("compare_loaders.py", "--videos", tmp_path)
     assert done.returncode == 1
