@@ -200,13 +200,19 @@ def choose_protocol(args: argparse.Namespace, stored: NamedConfig | None) -> Nam
     return read(*flags, *args.overrides)
 
 
+def count(number: int, noun: str) -> str:
+    """`1 crop`, `2 crops`."""
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
 def describe_protocol(config: Config, num_samples: int) -> str:
     test = config.data.test
+    segments, clips_of = count(test.num_segments, "segment"), count(test.num_segments, "clip")
     clips = {
-        "segments": f"{test.num_segments} segments",
-        "random_segments": f"{test.num_segments} segments at random",
-        "dense": f"{test.num_segments} clips from each of {test.dense_positions} places",
-        "spread": f"{test.num_segments} clips from start to end",
+        "segments": segments,
+        "random_segments": f"{segments} at random",
+        "dense": f"{clips_of} from each of {count(test.dense_positions, 'place')}",
+        "spread": f"{clips_of} from start to end",
     }
     width, height = test.crop_size
     frames = f"short side {test.short_side or 'as stored'}"
@@ -215,8 +221,8 @@ def describe_protocol(config: Config, num_samples: int) -> str:
             f"frames {'inside' if test.keep_aspect else 'of'} {test.frame_size[0]} x {test.frame_size[1]}"
         )
     return (
-        f"testing {num_samples} videos of {test.shards}: {clips[test.sampling]}{' x 2' * test.twice} x "
-        f"{test.num_crops} crops of {width} x {height}, {frames}"
+        f"testing {count(num_samples, 'video')} of {test.shards}: {clips[test.sampling]}{' x 2' * test.twice}"
+        f" x {count(test.num_crops, 'crop')} of {width} x {height}, {frames}"
     )
 
 
@@ -294,7 +300,7 @@ def report(out: Path | None, result: dict[str, Any]) -> None:
     for name, value in result["metrics"].items():
         print(f"{name:<{width}}  {_text(value)}")
     speed = result.get("videos_per_second")
-    print(f"{result['num_samples']} videos" + (f", {speed:.2f} videos/s" if speed else ""))
+    print(count(result["num_samples"], "video") + (f", {speed:.2f} videos/s" if speed else ""))
     if out:
         text = json.dumps(result, indent=2) + "\n"
         write_atomically(out, lambda stream: stream.write(text.encode()))

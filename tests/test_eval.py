@@ -259,6 +259,14 @@ def test_scores_are_kept_where_the_result_fails(run, evaluate, tmp_path, monkeyp
     assert not (tmp_path / "r.json").exists()
 
 
+def test_one_of_anything_is_told_in_the_singular(run, evaluate, tmp_path, capsys):
+    evaluate(["--checkpoint", str(run / "run" / "last.pt"), "--test-segments", "1"])
+    assert "testing 11 videos of fake: 1 segment x 1 crop of 224 x 224" in capsys.readouterr().out
+    np.savez(tmp_path / "s.npz", names=np.array(["a"]), labels=np.array([0]), scores=np.ones((1, 2)))
+    evaluate(["--from-scores", str(tmp_path / "s.npz")])
+    assert capsys.readouterr().out.splitlines()[-1] == "1 video"
+
+
 def test_a_setting_given_twice_is_refused(run, evaluate):
     twice = ["data.test.batch_size=1", "--metrics", "top1", "data.test.batch_size=2"]
     with pytest.raises(UserError, match=r"data\.test\.batch_size: given 2 times \(1, 2\); give it once"):
