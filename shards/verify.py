@@ -75,13 +75,13 @@ def check_shard(check: ShardCheck) -> ShardReport:
     faults = [] if check.first else list(_shard_faults(path, check.shard, index, broken))
     is_last = check.first + _SAMPLES_PER_CHECK >= check.shard.num_samples
     keys = list(index)[check.first : None if is_last else check.first + _SAMPLES_PER_CHECK]
-    num_frames = 0
+    num_frames, size_bytes = 0, path.stat().st_size
     with open(path, "rb") as tar:
         for key in keys:
             contents = {}
             for member in index[key]:
                 tar.seek(member.offset)
-                contents[member.name] = tar.read(member.size_bytes)
+                contents[member.name] = tar.read(min(member.size_bytes, size_bytes))
             sample_faults, frames = _check_sample(key, contents, check.manifest)
             faults += [f"{check.shard.name}:{key}: {fault}" for fault in sample_faults]
             num_frames += frames
@@ -118,7 +118,7 @@ def _walk(path: Path) -> tuple[Index, str | None]:
             for entry in tar:
                 key, _, name = entry.name.partition(".")
                 found.setdefault(key, []).append(Member(name, entry.offset_data, entry.size))
-    except tarfile.TarError as error:
+    except (tarfile.TarError, ValueError, OverflowError) as error:  # the last two of sizes beyond any file
         fault = f"broken tar: {error}"
     return {key: tuple(members) for key, members in found.items()}, fault
 

@@ -2,6 +2,7 @@ import io
 import json
 import re
 import shutil
+import tarfile
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -96,6 +97,14 @@ def test_a_cut_off_tar_is_named(directory):
     assert f"shard-000000.tar: {stream.offset + 100} bytes, the manifest says {size_bytes}" in faults
     assert "shard-000000.tar: broken tar: unexpected end of data" in faults
     assert any(fault.startswith("shard-000000.tar:00000002: ") for fault in faults)
+
+
+def test_a_member_beyond_any_file_is_a_broken_tar(directory):
+    path = directory / "shard-000000.tar"
+    header = tarfile.TarInfo("00000000.meta.npy")
+    header.size = 2**80
+    overwrite(path, 0, header.tobuf(tarfile.GNU_FORMAT))
+    assert any(fault.startswith("shard-000000.tar: broken tar: ") for fault in faults_of(directory))
 
 
 def test_a_wrong_index_is_named(packed, directory):
