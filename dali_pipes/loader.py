@@ -1,6 +1,5 @@
 """Batches for a training or testing loop: epochs, steps and their state on top of a DALI pipeline."""
 
-import os
 import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -19,6 +18,7 @@ from dali_pipes.pipeline import OUTPUTS, build_pipeline
 from dali_pipes.spec import PipelineSpec
 from dali_pipes.units import UnitReader
 from shards.manifest import Manifest, ShardError, check_contents, check_files, load_manifest
+from shards.pool import available_cores
 from shards.reading import ShardDataset
 from tsn.config import DataConfig, EvalDataConfig, TrainDataConfig
 
@@ -266,7 +266,6 @@ def _spec(
     local_world_size: int,
 ) -> PipelineSpec:
     has_gpu = torch.cuda.is_available()
-    cores = len(os.sched_getaffinity(0))
     spec = PipelineSpec(
         directory=directory,
         manifest=manifest,
@@ -275,7 +274,7 @@ def _spec(
         seed=seed,
         device="gpu" if has_gpu and data.device != "cpu" else "cpu",
         device_id=local_rank if has_gpu else None,
-        num_threads=data.num_threads or max(1, cores // local_world_size),
+        num_threads=data.num_threads or max(1, available_cores() // local_world_size),
         prefetch=data.prefetch,
         scale_flow=data.scale_flow,
     )
