@@ -68,6 +68,10 @@ class PictureFrames:
             raise VideoError(f"{name}: {error}") from error
 
 
+MAX_TINT = 2
+"""Levels by which the channels of a grey picture may differ after JPEG."""
+
+
 def read_rgb(path: Path) -> Image.Image:
     """An RGB picture, upright, of any file that Pillow or FFmpeg can read; of an animation its first frame.
 
@@ -107,10 +111,10 @@ def read_grey(path: Path) -> Image.Image:
 
 
 def _is_grey(picture: Image.Image) -> bool:
-    """Whether nothing is lost when it becomes one channel of 8 bits."""
-    if picture.mode == "P":
-        red, green, blue = np.moveaxis(np.asarray(picture.convert("RGB")), -1, 0)
-        return bool((red == green).all() and (green == blue).all())
+    """Whether nothing is lost when it becomes one channel of 8 bits; some tools write grey as three equal
+    ones."""
+    if picture.mode in ("P", "RGB"):
+        return bool(np.ptp(np.asarray(picture.convert("RGB")), axis=-1).max() <= MAX_TINT)
     return picture.mode in ("L", "1")
 
 
