@@ -12,7 +12,9 @@ TESTS = Path(__file__).resolve().parent
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, which runs them in earnest")
-@pytest.mark.parametrize("name", ["dali_pipes/test_gpu.py", "test_gpu_training.py"])
+@pytest.mark.parametrize(
+    "name", ["dali_pipes/test_gpu.py", pytest.param("test_gpu_training.py", marks=pytest.mark.slow)]
+)
 def test_gpu_tests_run_on_a_cpu(name):
     command = [sys.executable, "-m", "pytest", "-q", str(TESTS / name), "-k", "not memory_is_flat"]
     environment = os.environ | {"TSN_TEST_DEVICE": "cpu", "REQUIRE_GPU": "0"}
