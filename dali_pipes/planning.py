@@ -101,9 +101,8 @@ def plan_testing(data: EvalDataConfig, meta: Ints) -> Plan:
             frames = sampling.random_segments(num_frames, fractions, **_clips(data))
     sizes, scaled = _sizes(data, meta)
     if data.random_crop:
-        place = hashed_fractions(ids, data.num_segments + 2)[
-            :, data.num_segments :
-        ]  # not those of the frames
+        fractions = hashed_fractions(ids, data.num_segments + 2)  # the first are those of the frames
+        place = fractions[:, data.num_segments :]
         boxes = windows.placed_windows(scaled, place, crop_size=data.crop_size)
     else:
         boxes = windows.test_windows(scaled, crop_size=data.crop_size, num_crops=data.num_crops)

@@ -7,7 +7,6 @@ Exit code 0: training runs on what is here; without a GPU that is the CPU, and t
 """
 
 import argparse
-import os
 import resource
 import shutil
 import sys
@@ -22,6 +21,7 @@ import torch.cuda.nccl
 import torch.distributed
 
 from shards.manifest import ShardError, load_manifest
+from shards.pool import core_share
 from support import gpu_library
 from support.disk_speed import DiskSpeed, measure_disk, read_ahead_file
 
@@ -216,16 +216,6 @@ def cuda_number(name: str) -> int:
     return 1000 * int(major) + 10 * int(minor)
 
 
-def num_usable_cores() -> float:
-    """Cores that this process may use, by affinity and by the container's quota."""
-    cores = float(len(os.sched_getaffinity(0)))
-    quota = Path("/sys/fs/cgroup/cpu.max")
-    if quota.exists():
-        limit, period = quota.read_text().split()
-        cores = cores if limit == "max" else min(cores, int(limit) / int(period))
-    return cores
-
-
 def available_memory_bytes() -> int:
     """Memory that is free or can be freed, within the container's limit."""
     fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
@@ -266,7 +256,7 @@ def examine(shards: Path | None) -> Iterator[Finding]:
         yield check_nccl(".".join(map(str, version)) if version else None, num_gpus)
     else:
         yield Finding("GPU", "missing", "none; libnvcuvid, NVDEC, JPEG engines and NCCL were not looked at")
-    yield check_cores(num_usable_cores(), num_gpus)
+    yield check_cores(core_share(), num_gpus)
     yield check_memory(available_memory_bytes())
     if Path("/dev/shm").exists():
         yield check_shm(shutil.disk_usage("/dev/shm").total, num_gpus)

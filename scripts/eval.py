@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 import launch
+from shards.wording import counted
 from support.outputs import output_faults
 from tsn.checkpoint import file_sha256, is_ours, parse_checkpoint
 from tsn.config import Config
@@ -200,18 +201,13 @@ def choose_protocol(args: argparse.Namespace, stored: NamedConfig | None) -> Nam
     return read(*flags, *args.overrides)
 
 
-def count(number: int, noun: str) -> str:
-    """`1 crop`, `2 crops`."""
-    return f"{number} {noun}{'s' * (number != 1)}"
-
-
 def describe_protocol(config: Config, num_samples: int) -> str:
     test = config.data.test
-    segments, clips_of = count(test.num_segments, "segment"), count(test.num_segments, "clip")
+    segments, clips_of = counted(test.num_segments, "segment"), counted(test.num_segments, "clip")
     clips = {
         "segments": segments,
         "random_segments": f"{segments} at random",
-        "dense": f"{clips_of} from each of {count(test.dense_positions, 'place')}",
+        "dense": f"{clips_of} from each of {counted(test.dense_positions, 'place')}",
         "spread": f"{clips_of} from start to end",
     }
     width, height = test.crop_size
@@ -221,8 +217,9 @@ def describe_protocol(config: Config, num_samples: int) -> str:
             f"frames {'inside' if test.keep_aspect else 'of'} {test.frame_size[0]} x {test.frame_size[1]}"
         )
     return (
-        f"testing {count(num_samples, 'video')} of {test.shards}: {clips[test.sampling]}{' x 2' * test.twice}"
-        f" x {count(test.num_crops, 'crop')} of {width} x {height}, {frames}"
+        f"testing {counted(num_samples, 'video')} of {test.shards}: "
+        f"{clips[test.sampling]}{' x 2' * test.twice} x {counted(test.num_crops, 'crop')}"
+        f" of {width} x {height}, {frames}"
     )
 
 
@@ -300,7 +297,7 @@ def report(out: Path | None, result: dict[str, Any]) -> None:
     for name, value in result["metrics"].items():
         print(f"{name:<{width}}  {_text(value)}")
     speed = result.get("videos_per_second")
-    print(count(result["num_samples"], "video") + (f", {speed:.2f} videos/s" if speed else ""))
+    print(counted(result["num_samples"], "video") + (f", {speed:.2f} videos/s" if speed else ""))
     if out:
         text = json.dumps(result, indent=2) + "\n"
         write_atomically(out, lambda stream: stream.write(text.encode()))

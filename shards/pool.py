@@ -73,10 +73,15 @@ class _Worker:
 
 
 def available_cores() -> int:
-    """CPU cores that this process may use, by affinity and by the container's quota, rounded up."""
+    """`core_share`, rounded up: how many processes or threads can be kept busy."""
+    return max(1, math.ceil(core_share()))
+
+
+def core_share() -> float:
+    """CPU cores that this process may use, by affinity and by the container's quota."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _cpu_quota(_CGROUP)
-    return cores if quota is None else max(1, min(cores, math.ceil(quota)))
+    return float(cores) if quota is None else min(cores, quota)
 
 
 def _cpu_quota(cgroup: Path) -> float | None:

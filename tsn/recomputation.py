@@ -12,6 +12,8 @@ from torch.utils.checkpoint import checkpoint
 
 from tsn.errors import UserError
 
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+
 
 def recompute_blocks(network: nn.Module) -> None:
     """Keep only the inputs of the network's blocks when gradients are wanted.
@@ -34,8 +36,7 @@ def recompute_blocks(network: nn.Module) -> None:
 def find_blocks(network: nn.Module) -> list[nn.Module]:
     """The members of rows of equal composed modules, such as the bottlenecks of a ResNet's stages; where such
     rows lie in others, the inner ones."""
-    containers = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-    rows = [list(module.children()) for module in network.modules() if isinstance(module, containers)]
+    rows = [list(module.children()) for module in network.modules() if isinstance(module, _CONTAINERS)]
     blocks = [block for row in rows if _are_equal_blocks(row) for block in row]
     known = set(blocks)
     return [block for block in blocks if not any(m in known for m in block.modules() if m is not block)]
@@ -43,7 +44,7 @@ def find_blocks(network: nn.Module) -> list[nn.Module]:
 
 def _are_equal_blocks(row: Sequence[nn.Module]) -> bool:
     composed = all(next(module.children(), None) is not None for module in row)
-    plain = any(type(module) in (nn.Sequential, nn.ModuleList, nn.ModuleDict) for module in row)
+    plain = any(type(module) in _CONTAINERS for module in row)
     return composed and not plain and len({type(module) for module in row}) == 1
 
 
@@ -57,9 +58,8 @@ def _recompute(block: nn.Module) -> None:
     def recomputed(*inputs: Any, **options: Any) -> Any:
         if not torch.is_grad_enabled():
             return forward(*inputs, **options)
-        inputs = tuple(
-            list(value) if isinstance(value, list) else value for value in inputs
-        )  # DenseNet's grow
+        # A dense layer's list of inputs grows after the call.
+        inputs = tuple(list(value) if isinstance(value, list) else value for value in inputs)
         return checkpoint(forward, *inputs, use_reentrant=False, context_fn=contexts, **options)
 
     block.forward = recomputed

@@ -4,7 +4,6 @@ The three take turns, round after round; medians are reported.
 """
 
 import argparse
-import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +22,7 @@ from nvidia.dali.pipeline import Pipeline, pipeline_def
 import launch
 from dali_pipes.loader import Batch, Loader
 from shards.jpeg import stitch
+from shards.pool import available_cores
 from shards.reading import ShardDataset
 from shards.sample import Sample, sample_key
 from support.measuring import time_steady
@@ -47,7 +47,7 @@ def benchmark_loader(args: argparse.Namespace) -> dict[str, Any]:
             f"data.train.shards: holds {manifest.codec}; decoding alone is measured with mjpeg shards"
         )
     data = config.data
-    num_threads = data.num_threads or len(os.sched_getaffinity(0))
+    num_threads = data.num_threads or available_cores()
     on_gpu = torch.cuda.is_available() and data.device != "cpu"
     loader = cast(
         Loader,

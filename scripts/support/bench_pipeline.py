@@ -1,6 +1,5 @@
 """The input pipeline in figures: decoding alone, and the whole of it, one factor at a time around a base."""
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -20,6 +19,7 @@ from dali_pipes.spec import PipelineSpec
 from probe_video_decoder import CONTAINERS, ask_apart, build_video_decoding, join_gops
 from shards import h264
 from shards.manifest import load_manifest
+from shards.pool import available_cores
 from shards.reading import ShardDataset
 from shards.sample import Sample
 from shards.video import open_video
@@ -127,7 +127,7 @@ def run_pipeline_benchmark(
     budget = Budget(limit_s)
     with TemporaryDirectory(prefix="tsn-bench-") as folder:
         work_dir = Path(folder)
-        wanted = variants(num_cores=len(os.sched_getaffinity(0)), quick=quick)
+        wanted = variants(num_cores=available_cores(), quick=quick)
         videos = find_videos(work_dir)
         shards = pack_all(videos, {variant.packing for variant in wanted}, work_dir)
         storage = storage_section(shards, videos)
@@ -148,7 +148,7 @@ def run_pipeline_benchmark(
 def pack_all(videos: Path, packings: set[Packing], work_dir: Path) -> dict[Packing, Path]:
     """The same videos, packed in each way; several at a time where there are cores for it."""
     ordered = sorted(packings, key=lambda packing: packing.name)
-    with ThreadPoolExecutor(max(1, len(os.sched_getaffinity(0)) // 4)) as pool:
+    with ThreadPoolExecutor(max(1, available_cores() // 4)) as pool:
         done = pool.map(lambda packing: pack(videos, packing, work_dir, num_samples=512), ordered)
         return dict(zip(ordered, done, strict=True))
 
@@ -246,7 +246,7 @@ def measure(variant: Variant, directory: Path, container: str | None, *, seconds
         "decode_clips_per_s": decode,
         "clips_per_s": clips_per_s,
         "frames_per_s": clips_per_s * variant.num_segments,
-        "cpu_share": per_batch.cpu_s / per_batch.wall_s / len(os.sched_getaffinity(0)),
+        "cpu_share": per_batch.cpu_s / per_batch.wall_s / available_cores(),
         "cpu_ms_per_clip": per_batch.cpu_s / per_batch.wall_s / clips_per_s * 1000,
         "gpu_memory_gb": None if before_gb is None or after_gb is None else after_gb - before_gb,
     }

@@ -141,8 +141,9 @@ def time_training(
     if isinstance(loader, EndlessLoader):
         loader.discard(config.data.prefetch + 1)
     wait_for(device)
-    if not compile_mode:  # memory to try out convolutions in is not needed again; that of CUDA graphs is kept
-        reset_peak(device)
+    if device.type == "cuda" and not compile_mode:
+        # Memory to try out convolutions in is not needed again; that of CUDA graphs is.
+        torch.cuda.reset_peak_memory_stats(device)
     run.waits.take()
     start, num_steps = time.perf_counter(), 0
     while num_steps < 2 or time.perf_counter() - start < seconds:
