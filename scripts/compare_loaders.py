@@ -1,9 +1,9 @@
 """This project's train pipeline against the loaders that people use for the same job, in one run.
 
 Every contender makes the same: batches of 16 clips, (16, T, 224, 224, 3) uint8, from whole videos: one random
-frame of each of T equal segments, a RandomResizedCrop window, a mirror image by chance.  PyAV, torchcodec and
-decord decode the original files in two worker processes of a PyTorch DataLoader; each is tried with several
-settings first and measured with its fastest.  This project packs the same videos and runs with two threads.
+frame of each of T equal segments, a RandomResizedCrop window, a mirror image by chance.  The others decode
+the original files in two worker processes of a PyTorch DataLoader; each is tried with several settings first and
+measured with its fastest.  This project packs the same videos and runs with two threads.
 Rounds take turns (A B C D A B C D ...), so that a busy machine disturbs all alike; medians are reported.
 """
 
@@ -24,12 +24,14 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from support.loader_baselines import (
+    BASELINES,
     CROP_SIZE,
-    DECODERS,
     VARIANTS,
     ClipDataset,
+    MMAction2Dataset,
     Options,
     Video,
+    build_dataset,
     find_baselines,
     first_stream_alone,
     lend_ffmpeg_to_torchcodec,
@@ -71,7 +73,7 @@ class Contender(Protocol):
 class DataLoaderContender:
     """A baseline in a DataLoader; its workers live on from round to round."""
 
-    def __init__(self, dataset: ClipDataset):
+    def __init__(self, dataset: ClipDataset | MMAction2Dataset):
         self.num_segments = dataset.num_segments
         self.sampler = RoundSampler()
         self.loader = DataLoader(
@@ -135,13 +137,14 @@ class PipelineContender:
 
 
 def check_clips(clips: torch.Tensor, num_segments: int) -> torch.Tensor:
-    """The clips, if they are what every contender must make.
+    """The clips, if they are what every contender must make; MMAction2 puts the channels before the rows.
 
     Raises:
         ValueError: a batch of another shape or dtype.
     """
     expected = (BATCH_SIZE, num_segments, CROP_SIZE, CROP_SIZE, 3)
-    if tuple(clips.shape) != expected or clips.dtype != torch.uint8:
+    channels_first = (BATCH_SIZE, num_segments, 3, CROP_SIZE, CROP_SIZE)
+    if tuple(clips.shape) not in (expected, channels_first) or clips.dtype != torch.uint8:
         raise ValueError(f"batch: found {tuple(clips.shape)} {clips.dtype}, expected {expected} torch.uint8")
     return clips
 
@@ -177,12 +180,12 @@ def build_baseline(
     """A baseline with the fastest of its settings, each of which is tried for half a round first."""
     rates = []
     for options in VARIANTS[name]:
-        contender = DataLoaderContender(ClipDataset(videos, name, options, num_segments, args.seed))
+        contender = DataLoaderContender(build_dataset(videos, name, options, num_segments, args.seed))
         rates.append(clips_per_s(contender, calibrate(contender, args.seconds / 2)))
         contender.close()
     fastest = VARIANTS[name][rates.index(max(rates))]
     trials = {describe(options): rate for options, rate in zip(VARIANTS[name], rates, strict=True)}
-    dataset = ClipDataset(videos, name, fastest, num_segments, args.seed)
+    dataset = build_dataset(videos, name, fastest, num_segments, args.seed)
     return DataLoaderContender(dataset), Result(describe(fastest), trials)
 
 
@@ -263,7 +266,7 @@ def parse_args() -> argparse.Namespace:
         "--segments", type=int, nargs="+", default=[3, 8], help="frames a clip (default: 3 8)"
     )
     parser.add_argument(
-        "--baselines", nargs="+", choices=DECODERS, default=list(DECODERS), help="default: all of them"
+        "--baselines", nargs="+", choices=BASELINES, default=list(BASELINES), help="default: all of them"
     )
     parser.add_argument("--rounds", type=int, default=5, help="rounds of every contender (default: 5)")
     parser.add_argument("--seconds", type=float, default=4, help="length of a round (default: 4)")
@@ -312,7 +315,12 @@ def main() -> None:
             for num_segments in args.segments
         ]
     if args.json:
-        figures = {"machine": describe_machine("torchcodec", "decord"), "not_compared": missing}
+        figures = {
+            "machine": describe_machine(
+                "torchcodec", "decord", "pytorchvideo", "mmaction2", "mmengine", "mmcv-lite"
+            ),
+            "not_compared": missing,
+        }
         args.json.write_text(json.dumps(figures | {"comparisons": comparisons}, indent=2) + "\n")
 
 

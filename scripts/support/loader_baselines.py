@@ -1,13 +1,20 @@
-"""PyAV, torchcodec and decord making TSN clips as fast as they can, for `compare_loaders.py`."""
+"""What other people's loaders do to make TSN clips, as fast as they can, for `compare_loaders.py`.
+
+PyAV, torchcodec, decord and the clip reader of PyTorchVideo return the frames that they are asked for;
+cropping is then the same for all of them.  MMAction2 runs its own transforms from the file to the clip.
+"""
 
 import atexit
 import os
+import random
 import shutil
 import sys
 import tempfile
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -20,7 +27,7 @@ from torch.utils.data import Dataset
 CROP_SIZE = 224
 
 Options = Mapping[str, str | int]
-"""Settings of a decoder: the keyword arguments of its function in DECODERS."""
+"""Settings of a baseline: keyword arguments of its function in DECODERS, or of `mmaction2_transforms`."""
 
 
 @dataclass(frozen=True)
@@ -32,16 +39,22 @@ class Video:
     """Presentation times of all frames, ascending, in the stream's time base."""
     key_pts: tuple[int, ...]
     """Those of the key frames."""
+    time_base: Fraction
+    """Seconds of one tick."""
+    start_pts: int
+    """Where the stream begins, by its header."""
 
 
 def scan_video(path: Path) -> Video:
     """Reads a file's packets without decoding; done before anything is timed."""
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
+        time_base, start_pts = stream.time_base, stream.start_time or 0
         packets = [packet for packet in container.demux(stream) if packet.pts is not None]
     pts = tuple(sorted(packet.pts for packet in packets))
     key_pts = tuple(sorted(packet.pts for packet in packets if packet.is_keyframe))
-    return Video(str(path), pts, key_pts)
+    assert time_base is not None
+    return Video(str(path), pts, key_pts, time_base, start_pts)
 
 
 def first_stream_alone(path: Path, directory: Path) -> Path:
@@ -99,7 +112,33 @@ def decode_decord(video: Video, indices: np.ndarray, *, threads: int) -> np.ndar
     return decord.VideoReader(video.path, num_threads=threads).get_batch(indices.tolist()).asnumpy()
 
 
-DECODERS = {"PyAV": decode_pyav, "torchcodec": decode_torchcodec, "decord": decode_decord}
+def decode_pytorchvideo(
+    video: Video, indices: np.ndarray, *, decoder: Literal["pyav", "decord"]
+) -> np.ndarray:
+    """The frames at `indices`, (T, H, W, 3) uint8, each read as a clip of its own, a span of time."""
+    import decord
+    from pytorchvideo.data.encoded_video import EncodedVideo  # pyright: ignore[reportMissingImports]
+
+    with decord.bridge.use_torch():  # PyTorchVideo sets it for the whole process, where others need numpy
+        encoded = EncodedVideo.from_path(video.path, decode_audio=False, decoder=decoder)
+        if decoder == "pyav":
+            ticks = [video.pts[index] - video.start_pts for index in indices]
+            spans = [(video.time_base * tick, video.time_base * (tick + 1)) for tick in ticks]
+        else:  # counts frames by the mean rate, and rounds up
+            frame_s = encoded.duration / len(video.pts)
+            spans = [((index - 0.5) * frame_s, (index + 0.5) * frame_s) for index in indices]
+        frames = torch.cat([encoded.get_clip(start, end)["video"] for start, end in spans], dim=1)
+    return frames.to(torch.uint8).permute(1, 2, 3, 0).numpy()  # (C, T, H, W) float to (T, H, W, C)
+
+
+DECODERS: dict[str, Callable[..., Sequence[np.ndarray] | np.ndarray]] = {
+    "PyAV": decode_pyav,
+    "torchcodec": decode_torchcodec,
+    "decord": decode_decord,
+    "PyTorchVideo": decode_pytorchvideo,
+}
+MMACTION2 = "MMAction2"
+BASELINES = (*DECODERS, MMACTION2)
 VARIANTS: dict[str, tuple[Options, ...]] = {
     "PyAV": ({"threads": 1}, {"threads": 2}),
     "torchcodec": (
@@ -108,6 +147,8 @@ VARIANTS: dict[str, tuple[Options, ...]] = {
         {"seek_mode": "exact", "threads": 1},
     ),
     "decord": ({"threads": 1}, {"threads": 2}),
+    "PyTorchVideo": ({"decoder": "pyav"}, {"decoder": "decord"}),
+    MMACTION2: ({"threads": 1}, {"threads": 2}),
 }
 
 
@@ -125,7 +166,7 @@ def draw_window(rng: np.random.Generator, width: int, height: int) -> tuple[int,
 
 
 class ClipDataset(Dataset):
-    """Clips as users make them: decode with one of DECODERS, crop, resize with OpenCV, mirror by chance."""
+    """Clips made with one of DECODERS: decoded, cropped, resized with OpenCV, mirrored by chance."""
 
     def __init__(self, videos: list[Video], decoder: str, options: Options, num_segments: int, seed: int):
         self.videos = videos
@@ -151,16 +192,69 @@ class ClipDataset(Dataset):
         return torch.from_numpy(clip)
 
 
+@cache
+def mmaction2_transforms(num_segments: int, *, threads: int) -> Callable[[dict], dict]:
+    """Those of MMAction2's recipes for videos, without the scaling before the crop: nobody else does it."""
+    from mmaction.datasets import transforms  # pyright: ignore[reportMissingImports]
+    from mmengine.dataset import Compose  # pyright: ignore[reportMissingImports]
+
+    return Compose(
+        [
+            transforms.DecordInit(num_threads=threads),
+            transforms.SampleFrames(clip_len=1, frame_interval=1, num_clips=num_segments),
+            transforms.DecordDecode(),
+            transforms.RandomResizedCrop(),
+            transforms.Resize((CROP_SIZE, CROP_SIZE), keep_ratio=False),
+            transforms.Flip(flip_ratio=0.5),
+            transforms.FormatShape("NCHW"),
+            transforms.PackActionInputs(),
+        ]
+    )
+
+
+class MMAction2Dataset(Dataset):
+    """Clips that MMAction2's own transforms make, from the file on."""
+
+    def __init__(self, videos: list[Video], options: Options, num_segments: int, seed: int):
+        self.videos = videos
+        self.options = dict(options)
+        self.num_segments = num_segments
+        self.seed = seed
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        """Clip number `index`, (T, 3, CROP_SIZE, CROP_SIZE) uint8; every number is another draw."""
+        cv2.setNumThreads(1)
+        seed = int(np.random.default_rng((self.seed, index)).integers(2**32))
+        np.random.seed(seed)  # the transforms draw from the two global generators
+        random.seed(seed)
+        video = self.videos[index % len(self.videos)]
+        sample = {"filename": video.path, "start_index": 0, "modality": "RGB", "label": 0}
+        return mmaction2_transforms(self.num_segments, **self.options)(sample)["inputs"]
+
+
+def build_dataset(
+    videos: list[Video], name: str, options: Options, num_segments: int, seed: int
+) -> ClipDataset | MMAction2Dataset:
+    """The clips of one of BASELINES with one of its settings."""
+    if name == MMACTION2:
+        return MMAction2Dataset(videos, options, num_segments, seed)
+    return ClipDataset(videos, name, options, num_segments, seed)
+
+
 def find_baselines(names: Sequence[str], video: Video) -> tuple[list[str], dict[str, str]]:
-    """Which of the baselines can decode `video` here, and why the others cannot."""
+    """Which of the baselines can make clips of `video` here, and why the others cannot."""
     available, missing = [], {}
     for name in names:
         try:
-            DECODERS[name](video, np.array([0]), **VARIANTS[name][0])
+            build_dataset([video], name, VARIANTS[name][0], num_segments=1, seed=0)[0]
             available.append(name)
         except ImportError as error:
             missing[name] = f"{error}; pip install -e '.[bench]' brings it"
-        except (OSError, RuntimeError) as error:
+        except (
+            OSError,
+            RuntimeError,
+            AssertionError,
+        ) as error:  # MMAction2 asserts the versions that it needs
             missing[name] = str(error).strip().splitlines()[0]
     return available, missing
 

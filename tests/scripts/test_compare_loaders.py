@@ -8,10 +8,11 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+import torch
 from shard_factory import PROJECT, run_script
 from video_factory import read_number, write_numbered_video
 
-BASELINES = ("PyAV", "torchcodec", "decord")
+DECODERS = ("PyAV", "torchcodec", "decord", "PyTorchVideo")
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +33,8 @@ def video_paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [write_numbered_video(directory / name, 60, (96, 64)) for name in ("a.mp4", "b.mkv")]
 
 
-@pytest.mark.parametrize("name", BASELINES)
-def test_a_baseline_returns_the_frames_it_is_asked_for(name, baselines, video_paths):
+@pytest.mark.parametrize("name", DECODERS)
+def test_a_decoder_returns_the_frames_it_is_asked_for(name, baselines, video_paths):
     for path in video_paths:
         video = baselines.scan_video(path)
         assert len(video.pts) == 60
@@ -44,6 +45,26 @@ def test_a_baseline_returns_the_frames_it_is_asked_for(name, baselines, video_pa
             for indices in ([0, 1, 59], [7, 7, 30], [58]):
                 frames = baselines.DECODERS[name](video, np.array(indices), **options)
                 assert [read_number(frame) for frame in frames] == indices
+
+
+def test_mmaction2_decodes_the_frames_that_it_draws_one_of_each_segment(baselines, video_paths):
+    for path in video_paths:
+        video = baselines.scan_video(path)
+        available, missing = baselines.find_baselines(["MMAction2"], video)
+        if not available:
+            pytest.skip(f"MMAction2: {missing['MMAction2']}")
+        for options in baselines.VARIANTS["MMAction2"]:
+            dataset = baselines.build_dataset([video], "MMAction2", options, 3, seed=0)
+            clips = [dataset[index] for index in range(4)]
+            assert all(clip.shape == (3, 3, 224, 224) and clip.dtype == torch.uint8 for clip in clips)
+            assert torch.equal(dataset[1], clips[1])
+            assert not torch.equal(clips[0], clips[1])
+            sample = {"filename": str(path), "start_index": 0, "modality": "RGB", "label": 0}
+            for transform in baselines.mmaction2_transforms(3, **options).transforms[:3]:
+                sample = transform(sample)
+            numbers = [read_number(frame) for frame in sample["imgs"]]
+            assert numbers == sample["frame_inds"].tolist()
+            assert [number // 20 for number in numbers] == [0, 1, 2]
 
 
 def test_windows_lie_in_the_picture_and_cover_the_stated_area(baselines):
