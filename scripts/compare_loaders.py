@@ -2,8 +2,8 @@
 
 Every contender makes the same: batches of 16 clips, (16, T, 224, 224, 3) uint8, from whole videos: one random
 frame of each of T equal segments, a RandomResizedCrop window, a mirror image by chance.  The others decode
-the original files in two worker processes of a PyTorch DataLoader; each is tried with several settings first and
-measured with its fastest.  This project packs the same videos and runs with two threads.
+the original files in two worker processes of a PyTorch DataLoader; each is tried with several settings first
+and measured with its fastest.  This project packs the same videos and runs with two threads.
 Rounds take turns (A B C D A B C D ...), so that a busy machine disturbs all alike; medians are reported.
 """
 
