@@ -1,7 +1,9 @@
 """From YAML and `section.key=value` to a `Config`, reporting every fault at once."""
 
 import dataclasses
+import itertools
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,9 @@ from tsn.config_faults import conflicts, describe_errors, valid_sections
 from tsn.config_files import find_config, follow_alias
 from tsn.errors import UserError
 from tsn.yaml_reader import parse_yaml
+
+_STEP = re.compile(r"([^.\[\]]+)|\[(\d+)\]")
+"""Of `data.auxiliary[0].train`: a name, or the number of an entry."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,8 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> NamedConfig:
 
     Args:
         name: an existing path, or the name of a packaged config with or without `.yaml`; a path wins.
-        overrides: `section.key=value`, later ones win; a value is read like one in the file.
+        overrides: `section.key=value` or `section.list[0].key=value`, later ones win; a value is read like
+            one in the file.
 
     Raises:
         UserError: there is no such config, or it has faults; all of them are listed.
@@ -86,25 +92,34 @@ def _build(data: dict[str, Any], overrides: Sequence[str], *, source: str, fault
 def _is_inside(key: str, overridden: set[str]) -> bool:
     """True if an override set `key`, a part of it or what it is a part of."""
     return any(
-        key == other or key.startswith((f"{other}.", f"{other}[")) or other.startswith(f"{key}.")
+        key == other or key.startswith((f"{other}.", f"{other}[")) or other.startswith((f"{key}.", f"{key}["))
         for other in overridden
     )
 
 
 def _override(data: dict[str, Any], override: str, overridden: set[str]) -> list[str]:
-    """Set one `section.key=value` in `data`; returns what is wrong with it."""
+    """Set one `section.key=value` or `section.list[0].key=value` in `data`; returns what is wrong with it."""
     key, equals, text = override.partition("=")
-    if not equals or not key:
+    steps = [int(entry) if entry else name for name, entry in _STEP.findall(key)]
+    spelt = "".join(f".{step}" if isinstance(step, str) else f"[{step}]" for step in steps)
+    if not equals or not key or spelt != f".{key}":
         return [f"{override!r}: expected section.key=value"]
     value, faults = parse_yaml(text)
     if faults:
         return [f"{key}: {fault}" for fault in faults]
-    *sections, last = key.split(".")
-    for section in sections:
-        inner = data.setdefault(section, {})
-        if not isinstance(inner, dict):
-            return [f"{key}: {section} is a value, not a section"]
-        data = inner
-    data[last] = value
+    place: Any = data
+    for step, following in itertools.pairwise(steps):
+        if isinstance(step, int):
+            inner = place[step]
+        elif isinstance(following, int):
+            inner = place.get(step)
+        else:
+            inner = place.setdefault(step, {})
+        if isinstance(following, int) and not (isinstance(inner, list) and following < len(inner)):
+            return [f"{key}: {step} has no entry [{following}]"]
+        if isinstance(following, str) and not isinstance(inner, dict):
+            return [f"{key}: {step} is a value, not a section"]
+        place = inner
+    place[steps[-1]] = value
     overridden.add(key)
     return []

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 
 from tsn.config_files import packaged_configs
@@ -93,6 +95,10 @@ model: {num_classes: many}
         ),
         ("nonsense", "'nonsense': expected section.key=value"),
         ("model.num_classes.x=3", "model.num_classes.x: num_classes is a value, not a section"),
+        ("model..dropout=0", "'model..dropout=0': expected section.key=value"),
+        ("[0].dropout=0", "'[0].dropout=0': expected section.key=value"),
+        ("data.auxiliary[0].train.shards=x", "data.auxiliary[0].train.shards: auxiliary has no entry [0]"),
+        ("data[0]=x", "data[0]: data has no entry [0]"),
         ("model.dropout=[", "model.dropout: not valid YAML"),
         ("data.test.num_crops=3", "data.test.crop_size: is 224; 3 crops lie along the long side"),
         ("data.val.crop_size=300", "data.val.crop_size: is 300, larger than short_side (256)"),
@@ -224,6 +230,21 @@ def test_overrides_replace_values_and_the_last_one_wins(config_file):
     overrides = ["optim.lr=1e-3", "data.train.scales=[1, 0.5]", "train.amp=true", "train.amp=false"]
     config = load_config(str(config_file), overrides).config
     assert (config.optim.lr, config.data.train.scales, config.train.amp) == (1e-3, (1.0, 0.5), False)
+
+
+def test_overrides_reach_into_lists(config_file):
+    row = "tsn_r50_omnisource_imagenet_1x1x3_kinetics400_rgb"
+    overrides = ["data.auxiliary[1].train.batch_size=4", "data.auxiliary[0].train.scales=[1, 0.5]"]
+    overrides += ["data.auxiliary[0].train.scales[1]=0.25"]
+    sources = load_config(row, overrides).config.data.auxiliary
+    published = load_config(row).config.data.auxiliary
+    assert sources[1].train == dataclasses.replace(published[1].train, batch_size=4)
+    assert sources[0].train == dataclasses.replace(published[0].train, scales=(1.0, 0.25))
+    assert sources[2] == published[2]
+    with pytest.raises(UserError, match=r"\[3\].train.flip: auxiliary has no entry \[3\]$"):
+        load_config(row, ["data.auxiliary[3].train.flip=0"])
+    with pytest.raises(UserError, match=r"^command line: data.auxiliary\[2\].train.flip: "):
+        load_config(row, ["data.auxiliary[2].train.flip=2"])
 
 
 def test_a_run_is_named_after_its_file(config_file):
