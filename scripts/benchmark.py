@@ -24,6 +24,7 @@ from functools import partial
 from pathlib import Path
 
 import launch
+from support.outputs import output_faults
 from tsn.machine import describe_machine
 
 COMMANDS = ("loader", "pipeline", "model", "train", "test", "all")
@@ -49,11 +50,16 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here as well")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables here as well")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace --json and --markdown where they exist"
+    )
     args = parser.parse_intermixed_args()
     if args.batches < 1 or args.rounds < 1:
         parser.error(f"--batches, --rounds: found {args.batches} and {args.rounds}, expected at least 1")
     if args.command in ("loader", "model", "train", "test") and args.cfg is None:
         parser.error(f"{args.command}: which config? give --cfg")
+    if faults := output_faults({"--json": args.json, "--markdown": args.markdown}, overwrite=args.overwrite):
+        parser.error("\n".join(faults))
     return args
 
 

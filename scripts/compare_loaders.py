@@ -38,6 +38,7 @@ from support.loader_baselines import (
     scan_video,
 )
 from support.measuring import time_steady
+from support.outputs import output_faults
 from tsn.config import DataConfig, EvalDataConfig, TrainDataConfig
 from tsn.machine import describe_machine
 
@@ -275,7 +276,11 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="write the figures here as well")
-    return parser.parse_args()
+    parser.add_argument("--overwrite", action="store_true", help="replace --json where it exists")
+    args = parser.parse_args()
+    if faults := output_faults({"--json": args.json}, overwrite=args.overwrite):
+        parser.error("\n".join(faults))
+    return args
 
 
 def report(results: dict[str, Result], num_segments: int) -> dict:

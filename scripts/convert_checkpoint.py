@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 import launch
+from support.outputs import output_faults
 from tsn.checkpoint import file_sha256, is_ours
 from tsn.config import Config
 from tsn.config_io import load_config
@@ -68,10 +69,8 @@ def check_target(source: Path, target: Path, *, overwrite: bool) -> None:
         raise UserError(f"{source}: no such checkpoint file")
     if target.exists() and target.samefile(source):
         raise UserError(f"{target}: is the checkpoint to read; name another file to write")
-    if target.exists() and not overwrite:
-        raise UserError(f"{target}: exists already; name another file, or add --overwrite")
-    if not target.parent.is_dir():
-        raise UserError(f"{target}: there is no directory {target.parent}")
+    if faults := output_faults({"target": target}, overwrite=overwrite):
+        raise UserError("\n".join(faults))
 
 
 def describe(weights: Mapping[str, Tensor]) -> str:

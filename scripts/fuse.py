@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import launch
+from shards.wording import counted
 from support.outputs import output_faults
 from tsn.checkpoint import file_sha256
 from tsn.errors import UserError
@@ -91,7 +92,7 @@ def read_all(paths: Sequence[Path]) -> list[Scores]:
 
 def describe(files: Sequence[Path], weights: Sequence[float], *, softmax: bool, num_videos: int) -> str:
     terms = " + ".join(f"{weight:g} x {path}" for path, weight in zip(files, weights, strict=True))
-    return f"{terms}, {'probabilities' if softmax else 'raw scores'}, {num_videos} videos"
+    return f"{terms}, {'probabilities' if softmax else 'raw scores'}, {counted(num_videos, 'video')}"
 
 
 def build_result(

@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 import launch
+from support.outputs import output_faults
 from tsn.config import Config
 
 MARGIN, GAP, LINE = 12, 4, 20  # pixels
@@ -163,7 +164,9 @@ def main() -> int:
     parser.add_argument(
         "--columns", type=int, default=10, metavar="N", help="most frames in a row (default: 10)"
     )
-    parser.add_argument("--picture", type=Path, metavar="PNG", help="write the contact sheet here")
+    parser.add_argument(
+        "--picture", type=Path, metavar="PNG", help="write the contact sheet here, whatever stood there"
+    )
     parser.add_argument(
         "--dump",
         type=Path,
@@ -179,8 +182,8 @@ def main() -> int:
     for option, path, suffix in (("--picture", args.picture, ".png"), ("--dump", args.dump, ".npz")):
         if path and path.suffix != suffix:
             parser.error(f"{option} {path}: expected a name that ends in {suffix}")
-        if path and not path.parent.is_dir():
-            parser.error(f"{option} {path}: there is no directory {path.parent}")
+    if faults := output_faults({"--picture": args.picture, "--dump": args.dump}, overwrite=True):
+        parser.error("\n".join(faults))
 
     named = launch.read_config(args)
     manifest = launch.check_shards(named.config, [args.split])[args.split]

@@ -107,3 +107,15 @@ def test_less_than_one_batch_is_refused(tmp_path):
     done = benchmark(tmp_path, "--batches", "0")
     assert done.returncode == 2
     assert "found 0 and 5, expected at least 1" in done.stderr
+
+
+def test_figures_are_not_overwritten_unasked(tmp_path):
+    out = tmp_path / "figures.json"
+    out.write_text("mine")
+    done = benchmark(tmp_path, "--json", out, "--markdown", tmp_path / "none" / "table.md")
+    assert done.returncode == 2
+    assert f"--json {out}: exists already; name another file, or add --overwrite" in done.stderr
+    assert f"there is no directory {tmp_path / 'none'}" in done.stderr
+    assert out.read_text() == "mine"
+    done = benchmark(tmp_path / "missing", "--json", out, "--overwrite")
+    assert f"{tmp_path / 'missing'}: no such directory" in done.stderr  # what is refused next

@@ -118,6 +118,15 @@ def test_without_any_baseline_nothing_is_packed_or_measured(video_paths, monkeyp
     assert "decord: not compared, No module named 'decord'" in capsys.readouterr().err
 
 
+def test_figures_are_not_overwritten_unasked(video_paths, tmp_path):
+    out = tmp_path / "figures.json"
+    out.write_text("mine")
+    done = run_script("compare_loaders.py", "--videos", video_paths[0].parent, "--json", out)
+    assert done.returncode == 2
+    assert f"--json {out}: exists already; name another file, or add --overwrite" in done.stderr
+    assert out.read_text() == "mine"
+
+
 def test_a_directory_without_videos_is_refused(tmp_path):
     done = run_script("compare_loaders.py", "--videos", tmp_path)
     assert done.returncode == 1
