@@ -155,7 +155,7 @@ def omnisource(sources) -> Path:
         sources / "omnisource.yaml",
         sources,
         lr=0.03,
-        data=f"""auxiliary_every: 2
+        data=f"""auxiliary_every: 3
   auxiliary:
     - name: images
       train: {{shards: {sources}/images, {size}, num_segments: 1, batch_size: 3, class_balance: 0.5}}
@@ -177,8 +177,8 @@ def test_several_sources_and_resuming_at_every_step(train, omnisource, tmp_path,
     with monkeypatch.context() as patch:
         patch.setattr(fake_training.launch, "build_auxiliary_loaders", build)
         whole = run(train, omnisource, tmp_path / "whole")
-    # 20 main updates: 10 times one batch of images and two of untrimmed videos.
-    assert [loader.epoch * len(loader) + loader.step for loader in counted] == [10, 20]
+    # 20 main updates; after 1, 4, ..., 19 of them one batch of images and two of untrimmed videos.
+    assert [loader.epoch * len(loader) + loader.step for loader in counted] == [7, 14]
     for key in ("loss", "loss/images", "loss/untrimmed"):
         losses = losses_of(whole, key)
         assert len(losses) == 4

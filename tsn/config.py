@@ -214,7 +214,7 @@ class DataConfig:
     """Further sources to train on, one after the other: OmniSource, arXiv:2003.13042.  `train` alone defines
     steps and epochs; the others begin again at their end."""
     auxiliary_every: PositiveInt = 1
-    """Train on the further sources after every so many updates of the main one."""
+    """Train on the further sources after the first of every so many updates of the main one."""
 
 
 @dataclass(frozen=True, config=_closed)

@@ -177,8 +177,9 @@ def _training(data: TrainDataConfig) -> list[str]:
 
 def _auxiliary(source: AuxiliaryConfig, every: int) -> list[str]:
     batches = f"{_count(source.batches, 'batch')} of {source.train.batch_size}"
+    when = "every update" if every == 1 else f"the first of every {every} updates"
     return [
-        f"after every {_count(every, 'update')}: {batches}, each an update of its own",
+        f"after {when}: {batches}, each an update of its own",
         *_training(source.train),
     ]
 

@@ -151,11 +151,11 @@ class Run:
             waits=self.waits,
         )
         for _ in steps:
+            if self.state.step % self.config.data.auxiliary_every == 0:
+                self._train_on_auxiliary()
             self.state.step += 1
             self.steps_since_record += 1
             self.pace.count_step()
-            if self.state.step % self.config.data.auxiliary_every == 0:
-                self._train_on_auxiliary()
             if self.average:
                 self.average.update_parameters(self.model)
             yield

@@ -159,7 +159,10 @@ def test_a_recipe_in_words_tells_frames_crops_views_and_the_learning_rate(capsys
         ),
         ("sthv2", ["a random frame of each of 8 equal segments\n            crops of 224"]),
         ("hvu", ["--category action"]),
-        ("k400_omnisource", ["after every 2 updates: 1 batch of 64", "--source images", "one positive part"]),
+        (
+            "k400_omnisource",
+            ["after the first of every 2 updates: 1 batch of 64", "--source images", "one positive part"],
+        ),
         ("tsn_r50_320p_1x1x3_kinetics400_twostream", ["fuse.py", "--weights 1 1", "sum of the raw scores"]),
         ("hvu_all_tags_mean", ["the mean of their metrics"]),
     ],
