@@ -9,7 +9,7 @@ export TSN_TEST_DATA := $(abspath ../shared/data)
 endif
 endif
 
-.PHONY: demo test check test-gpu clean
+.PHONY: demo test check test-gpu test-mmaction2 clean
 
 demo: .venv/installed
 	.venv/bin/python scripts/demo.py --work-dir $(DEMO_DIR)
@@ -19,6 +19,9 @@ test: .venv/installed
 
 test-gpu: .venv/installed
 	REQUIRE_GPU=1 .venv/bin/python -m pytest -m gpu
+
+test-mmaction2: .venv-mmaction2/installed
+	.venv-mmaction2/bin/python -m pytest tests/test_mmaction2.py tests/scripts/test_compare_loaders.py
 
 check: .venv/installed
 	.venv/bin/ruff format --check
@@ -33,4 +36,10 @@ clean:
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install --quiet -e '.[cuda12,test]'
+	touch $@
+
+# MMAction2 brings other builds of OpenCV, so it has an environment to itself.
+.venv-mmaction2/installed: pyproject.toml
+	$(PYTHON) -m venv .venv-mmaction2
+	.venv-mmaction2/bin/pip install --quiet -e '.[cuda12,test,bench]'
 	touch $@
