@@ -28,10 +28,8 @@ from support.loader_baselines import (
     CROP_SIZE,
     VARIANTS,
     ClipDataset,
-    MMAction2Dataset,
     Options,
     Video,
-    build_dataset,
     find_baselines,
     first_stream_alone,
     lend_ffmpeg_to_torchcodec,
@@ -74,7 +72,7 @@ class Contender(Protocol):
 class DataLoaderContender:
     """A baseline in a DataLoader; its workers live on from round to round."""
 
-    def __init__(self, dataset: ClipDataset | MMAction2Dataset):
+    def __init__(self, dataset: ClipDataset):
         self.num_segments = dataset.num_segments
         self.sampler = RoundSampler()
         self.loader = DataLoader(
@@ -181,12 +179,12 @@ def build_baseline(
     """A baseline with the fastest of its settings, each of which is tried for half a round first."""
     rates = []
     for options in VARIANTS[name]:
-        contender = DataLoaderContender(build_dataset(videos, name, options, num_segments, args.seed))
+        contender = DataLoaderContender(ClipDataset(videos, name, options, num_segments, args.seed))
         rates.append(clips_per_s(contender, calibrate(contender, args.seconds / 2)))
         contender.close()
     fastest = VARIANTS[name][rates.index(max(rates))]
     trials = {describe(options): rate for options, rate in zip(VARIANTS[name], rates, strict=True)}
-    dataset = build_dataset(videos, name, fastest, num_segments, args.seed)
+    dataset = ClipDataset(videos, name, fastest, num_segments, args.seed)
     return DataLoaderContender(dataset), Result(describe(fastest), trials)
 
 

@@ -27,7 +27,7 @@ from torch.utils.data import Dataset
 CROP_SIZE = 224
 
 Options = Mapping[str, str | int]
-"""Settings of a baseline: keyword arguments of its function in DECODERS, or of `mmaction2_transforms`."""
+"""Settings of a baseline: keyword arguments of its function in DECODERS or of `mmaction2_transforms`."""
 
 
 @dataclass(frozen=True)
@@ -165,31 +165,20 @@ def draw_window(rng: np.random.Generator, width: int, height: int) -> tuple[int,
     return (width - side) // 2, (height - side) // 2, side, side
 
 
-class ClipDataset(Dataset):
-    """Clips made with one of DECODERS: decoded, cropped, resized with OpenCV, mirrored by chance."""
-
-    def __init__(self, videos: list[Video], decoder: str, options: Options, num_segments: int, seed: int):
-        self.videos = videos
-        self.decoder = decoder
-        self.options = dict(options)
-        self.num_segments = num_segments
-        self.seed = seed
-
-    def __getitem__(self, index: int) -> torch.Tensor:
-        """Clip number `index`, (T, CROP_SIZE, CROP_SIZE, 3) uint8; every number is another draw."""
-        cv2.setNumThreads(1)
-        rng = np.random.default_rng((self.seed, index))
-        video = self.videos[index % len(self.videos)]
-        segment = len(video.pts) // self.num_segments
-        indices = np.arange(self.num_segments) * segment + rng.integers(0, segment, self.num_segments)
-        frames = DECODERS[self.decoder](video, indices, **self.options)
-        x, y, width, height = draw_window(rng, frames[0].shape[1], frames[0].shape[0])
-        clip = np.empty((self.num_segments, CROP_SIZE, CROP_SIZE, 3), dtype=np.uint8)
-        for frame, out in zip(frames, clip, strict=True):
-            cv2.resize(frame[y : y + height, x : x + width], (CROP_SIZE, CROP_SIZE), dst=out)
-        if rng.random() < 0.5:
-            clip = np.ascontiguousarray(clip[:, :, ::-1])
-        return torch.from_numpy(clip)
+def crop_decoded(
+    video: Video, num_segments: int, rng: np.random.Generator, *, decoder: str, options: Options
+) -> torch.Tensor:
+    """A clip by one of DECODERS, cropped, resized with OpenCV: (T, CROP_SIZE, CROP_SIZE, 3)."""
+    segment = len(video.pts) // num_segments
+    indices = np.arange(num_segments) * segment + rng.integers(0, segment, num_segments)
+    frames = DECODERS[decoder](video, indices, **options)
+    x, y, width, height = draw_window(rng, frames[0].shape[1], frames[0].shape[0])
+    clip = np.empty((num_segments, CROP_SIZE, CROP_SIZE, 3), dtype=np.uint8)
+    for frame, out in zip(frames, clip, strict=True):
+        cv2.resize(frame[y : y + height, x : x + width], (CROP_SIZE, CROP_SIZE), dst=out)
+    if rng.random() < 0.5:
+        clip = np.ascontiguousarray(clip[:, :, ::-1])
+    return torch.from_numpy(clip)
 
 
 @cache
@@ -212,33 +201,35 @@ def mmaction2_transforms(num_segments: int, *, threads: int) -> Callable[[dict],
     )
 
 
-class MMAction2Dataset(Dataset):
-    """Clips that MMAction2's own transforms make, from the file on."""
+def run_mmaction2(
+    video: Video, num_segments: int, rng: np.random.Generator, *, options: Options
+) -> torch.Tensor:
+    """A clip by MMAction2's own transforms, from the file on, (T, 3, CROP_SIZE, CROP_SIZE)."""
+    seed = int(rng.integers(2**32))
+    np.random.seed(seed)  # they draw from the two global generators
+    random.seed(seed)
+    sample = {"filename": video.path, "start_index": 0, "modality": "RGB", "label": 0}
+    return mmaction2_transforms(num_segments, **options)(sample)["inputs"]
 
-    def __init__(self, videos: list[Video], options: Options, num_segments: int, seed: int):
+
+class ClipDataset(Dataset):
+    """Clips of one of BASELINES with one of its settings."""
+
+    def __init__(self, videos: list[Video], name: str, options: Options, num_segments: int, seed: int):
         self.videos = videos
+        self.name = name
         self.options = dict(options)
         self.num_segments = num_segments
         self.seed = seed
 
     def __getitem__(self, index: int) -> torch.Tensor:
-        """Clip number `index`, (T, 3, CROP_SIZE, CROP_SIZE) uint8; every number is another draw."""
+        """Clip number `index`, uint8; every number is another draw."""
         cv2.setNumThreads(1)
-        seed = int(np.random.default_rng((self.seed, index)).integers(2**32))
-        np.random.seed(seed)  # the transforms draw from the two global generators
-        random.seed(seed)
+        rng = np.random.default_rng((self.seed, index))
         video = self.videos[index % len(self.videos)]
-        sample = {"filename": video.path, "start_index": 0, "modality": "RGB", "label": 0}
-        return mmaction2_transforms(self.num_segments, **self.options)(sample)["inputs"]
-
-
-def build_dataset(
-    videos: list[Video], name: str, options: Options, num_segments: int, seed: int
-) -> ClipDataset | MMAction2Dataset:
-    """The clips of one of BASELINES with one of its settings."""
-    if name == MMACTION2:
-        return MMAction2Dataset(videos, options, num_segments, seed)
-    return ClipDataset(videos, name, options, num_segments, seed)
+        if self.name == MMACTION2:
+            return run_mmaction2(video, self.num_segments, rng, options=self.options)
+        return crop_decoded(video, self.num_segments, rng, decoder=self.name, options=self.options)
 
 
 def find_baselines(names: Sequence[str], video: Video) -> tuple[list[str], dict[str, str]]:
@@ -246,7 +237,7 @@ def find_baselines(names: Sequence[str], video: Video) -> tuple[list[str], dict[
     available, missing = [], {}
     for name in names:
         try:
-            build_dataset([video], name, VARIANTS[name][0], num_segments=1, seed=0)[0]
+            ClipDataset([video], name, VARIANTS[name][0], num_segments=1, seed=0)[0]
             available.append(name)
         except ImportError as error:
             missing[name] = f"{error}; pip install -e '.[bench]' brings it"

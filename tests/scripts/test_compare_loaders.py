@@ -54,7 +54,7 @@ def test_mmaction2_decodes_the_frames_that_it_draws_one_of_each_segment(baseline
         if not available:
             pytest.skip(f"MMAction2: {missing['MMAction2']}")
         for options in baselines.VARIANTS["MMAction2"]:
-            dataset = baselines.build_dataset([video], "MMAction2", options, 3, seed=0)
+            dataset = baselines.ClipDataset([video], "MMAction2", options, 3, seed=0)
             clips = [dataset[index] for index in range(4)]
             assert all(clip.shape == (3, 3, 224, 224) and clip.dtype == torch.uint8 for clip in clips)
             assert torch.equal(dataset[1], clips[1])
