@@ -8,13 +8,12 @@ import cv2
 import numpy as np
 from av.error import FFmpegError
 from av.video.codeccontext import VideoCodecContext
-from av.video.reformatter import ColorRange, Colorspace, Interpolation
+from av.video.reformatter import ColorRange, Colorspace
 
 from shards.stream import EncodedStream, VideoError, pad_frame, unit_table
+from shards.video import CAREFUL
 
 _AUD = b"\x00\x00\x00\x01\x09"  # access unit delimiter: every frame starts with one
-# swscale's fast conversion darkens by a level.
-_CAREFUL = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 _BT601 = 6  # AVCOL_SPC_SMPTE170M, the code point that H.264 and FFmpeg share
 cv2.setNumThreads(0)  # videos are decoded side by side: a picture needs no threads of its own
 
@@ -40,7 +39,7 @@ def encode_gops(frames: Iterable[np.ndarray], *, gop: int, crf: int) -> EncodedS
             format="yuv420p",
             dst_colorspace=Colorspace.ITU601,
             dst_color_range=ColorRange.MPEG,
-            interpolation=_CAREFUL,
+            interpolation=CAREFUL,  # the fast conversion darkens by a level
             threads=1,
         )
         picture.pts = number

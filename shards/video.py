@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -13,7 +14,6 @@ from av.error import FFmpegError
 from av.sidedata.sidedata import Type as SideDataType
 from av.stream import Disposition
 from av.video.frame import VideoFrame
-from av.video.reformatter import Interpolation
 from av.video.stream import VideoStream
 
 from shards.stream import VideoError
@@ -21,7 +21,14 @@ from shards.stream import VideoError
 # FFmpeg converts these by a fast exact path which decord and OpenCV use too; every other one needs the
 # careful flags.
 _PLAIN_FORMATS = {"yuv420p", "yuvj420p", "yuv422p", "yuvj422p"}
-_CAREFUL = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+# Metadata that is not UTF-8 is no reason to reject a video; PyAV 19 thinks so by itself.
+_OPTIONS: dict[str, Any] = (
+    {} if int(av.__version__.partition(".")[0]) >= 19 else {"metadata_errors": "replace"}
+)
+_FAST = 0x2
+"""swscale's flag for bilinear."""
+CAREFUL = 0x4 | 0x40000 | 0x2000
+"""swscale's flags for bicubic, accurate rounding and full chroma; PyAV names the last two since 18 only."""
 _MAX_MISSING_S = 0.5
 
 
@@ -130,7 +137,7 @@ def open_video(path: str | Path) -> Iterator[Video]:
         VideoError: FFmpeg cannot read the file, it has no video stream, or no frame.
     """
     try:
-        with av.open(str(path), metadata_errors="replace") as container:
+        with av.open(str(path), **_OPTIONS) as container:
             yield Video(container)
     except (FFmpegError, OSError) as error:
         reason = getattr(error, "strerror", None) or str(error)
@@ -185,7 +192,7 @@ def _to_rgb(frame: VideoFrame, width: int, height: int) -> np.ndarray:
     limited."""
     same_size = (frame.width, frame.height) == (width, height)
     plain = same_size and frame.format.name in _PLAIN_FORMATS and frame.height % 2 == 0
-    flags = Interpolation.BILINEAR if plain else _CAREFUL
+    flags = _FAST if plain else CAREFUL
     return frame.reformat(
         width=width, height=height, format="rgb24", interpolation=flags, threads=1
     ).to_ndarray()
