@@ -42,10 +42,12 @@ def read_scores(path: Path) -> Scores:
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file of scores; eval.py --scores writes them")
+    faults = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+    not_several_arrays = (TypeError, AttributeError)  # as `with` says it, the second in Python 3.10
     try:
         with np.load(path, allow_pickle=False) as arrays:
             names, labels, scores = (arrays[name] for name in ("names", "labels", "scores"))
-    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (*faults, *not_several_arrays) as error:
         raise UserError(
             f"{path}: is no file of scores, as eval.py --scores writes them; name such a file"
         ) from error
