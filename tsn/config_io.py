@@ -109,12 +109,9 @@ def _override(data: dict[str, Any], override: str, overridden: set[str]) -> list
         return [f"{key}: {fault}" for fault in faults]
     place: Any = data
     for step, following in itertools.pairwise(steps):
-        if isinstance(step, int):
-            inner = place[step]
-        elif isinstance(following, int):
-            inner = place.get(step)
-        else:
-            inner = place.setdefault(step, {})
+        if isinstance(step, str) and isinstance(following, str):
+            place.setdefault(step, {})
+        inner = place[step] if isinstance(step, int) else place.get(step)
         if isinstance(following, int) and not (isinstance(inner, list) and following < len(inner)):
             return [f"{key}: {step} has no entry [{following}]"]
         if isinstance(following, str) and not isinstance(inner, dict):

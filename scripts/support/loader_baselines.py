@@ -241,11 +241,8 @@ def find_baselines(names: Sequence[str], video: Video) -> tuple[list[str], dict[
             available.append(name)
         except ImportError as error:
             missing[name] = f"{error}; pip install -e '.[bench]' brings it"
-        except (
-            OSError,
-            RuntimeError,
-            AssertionError,
-        ) as error:  # MMAction2 asserts the versions that it needs
+        # MMAction2 asserts the versions that it needs.
+        except (OSError, RuntimeError, AssertionError) as error:
             missing[name] = str(error).strip().splitlines()[0]
     return available, missing
 

@@ -232,7 +232,7 @@ def test_overrides_replace_values_and_the_last_one_wins(config_file):
     assert (config.optim.lr, config.data.train.scales, config.train.amp) == (1e-3, (1.0, 0.5), False)
 
 
-def test_overrides_reach_into_lists(config_file):
+def test_overrides_reach_into_lists():
     row = "tsn_r50_omnisource_imagenet_1x1x3_kinetics400_rgb"
     overrides = ["data.auxiliary[1].train.batch_size=4", "data.auxiliary[0].train.scales=[1, 0.5]"]
     overrides += ["data.auxiliary[0].train.scales[1]=0.25"]
