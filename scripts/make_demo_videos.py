@@ -185,7 +185,8 @@ def write_video(spec: VideoSpec) -> None:
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.codec_context.thread_count = 1
         if spec.codec == "libx264":
-            stream.options = {"crf": "20", "preset": "veryfast"}
+            # mbtree: as in shards/h264.py
+            stream.options = {"crf": "20", "preset": "veryfast", "x264-params": "mbtree=0"}
         else:
             stream.options = {"qscale": "4", "flags": "+qscale", "global_quality": str(4 * 118)}
         for picture in iter_frames(rng, spec.label, width, height, num_frames):

@@ -70,7 +70,9 @@ def _open_encoder(width: int, height: int, *, gop: int, crf: int) -> VideoCodecC
     encoder.color_range, encoder.colorspace = ColorRange.MPEG, _BT601
     encoder.thread_count = 1  # more threads, other bytes
     gops = f"keyint={gop}:min-keyint={gop}:scenecut=0:bframes=0:open-gop=0"
-    encoder.options = {"crf": str(crf), "x264-params": f"{gops}:repeat-headers=1:aud=1:threads=1"}
+    # x264's macroblock tree reads memory that it never wrote (with AVX-512) and differs between processors.
+    same_bytes = "threads=1:mbtree=0"
+    encoder.options = {"crf": str(crf), "x264-params": f"{gops}:repeat-headers=1:aud=1:{same_bytes}"}
     return encoder
 
 

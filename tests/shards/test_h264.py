@@ -1,4 +1,8 @@
+import hashlib
 import io
+import os
+import subprocess
+import sys
 
 import av
 import numpy as np
@@ -23,6 +27,25 @@ def test_units_are_gops_of_fixed_length(num_frames, gop, num_units):
     assert stream.units[0, 0] == 0 and stream.units[-1].sum() == len(stream.data)
     for start, _ in stream.units:
         assert stream.data[start : start + 5] == b"\0\0\0\1\x09"
+
+
+def encoded_with_memory_full_of(byte: int) -> str:
+    """A hash of the same GOPs, encoded by a process in which glibc writes `byte`'s complement into all
+    memory that it hands out."""
+    program = "import test_h264; print(test_h264.hash_of_gops())"
+    paths = os.pathsep.join([os.path.dirname(__file__), *filter(None, sys.path)])
+    environment = os.environ | {"MALLOC_PERTURB_": str(byte), "PYTHONPATH": paths}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def hash_of_gops() -> str:
+    return hashlib.sha256(encode(24, size=(180, 240)).data).hexdigest()
+
+
+def test_bytes_do_not_depend_on_what_was_in_memory_before():
+    assert encoded_with_memory_full_of(1) == encoded_with_memory_full_of(85) == hash_of_gops()
 
 
 @pytest.mark.parametrize("wanted", [[0], [29], [3, 3, 3], [29, 0, 8, 7, 15, 16, 0], list(range(30))])
