@@ -24,8 +24,8 @@ from functools import partial
 from pathlib import Path
 
 import launch
+from support.machine import describe_machine
 from support.outputs import output_faults
-from tsn.machine import describe_machine
 
 COMMANDS = ("loader", "pipeline", "model", "train", "test", "all")
 LIMITS_S = {"pipeline": 270.0, "model": 270.0, "train": 270.0, "test": 270.0, "all": 440.0}

@@ -1,9 +1,11 @@
-"""This project's train pipeline against the loaders that people use for the same job, in one run.
+"""This project's loader against those that people use for the same job, in one run.
 
-Every contender makes the same: batches of 16 clips, (16, T, 224, 224, 3) uint8, from whole videos: one random
-frame of each of T equal segments, a RandomResizedCrop window, a mirror image by chance.  The others decode
-the original files in two worker processes of a PyTorch DataLoader; each is tried with several settings first
-and measured with its fastest.  This project packs the same videos and runs with two threads.
+Every contender makes the same.  Training: batches of 16 clips, (16, T, 224, 224, 3) uint8, from whole
+videos: one random frame of each of T equal segments, a RandomResizedCrop window, a mirror image by chance.
+Testing (--test-crops): batches of 2 videos, the middle frame of each segment, scaled to a short side of 256,
+all crops.  The others decode the original files in two worker processes of a PyTorch DataLoader; each is
+tried with several settings first and measured with its fastest.  This project packs the same videos and runs
+with two threads.
 Rounds take turns (A B C D A B C D ...), so that a busy machine disturbs all alike; medians are reported.
 """
 
@@ -18,29 +20,29 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch.utils.data import DataLoader, Sampler
 
 from support.loader_baselines import (
     BASELINES,
-    CROP_SIZE,
+    SHORT_SIDE,
     VARIANTS,
     ClipDataset,
     Options,
+    Task,
     Video,
     find_baselines,
     first_stream_alone,
     lend_ffmpeg_to_torchcodec,
     scan_video,
 )
+from support.machine import describe_machine
 from support.measuring import time_steady
 from support.outputs import output_faults
 from tsn.config import DataConfig, EvalDataConfig, TrainDataConfig
-from tsn.machine import describe_machine
 
-BATCH_SIZE = 16
 NUM_WORKERS = 2
 SUFFIXES = (".mp4", ".mkv", ".avi", ".mov", ".webm")
 OURS = "this project"
@@ -73,11 +75,11 @@ class DataLoaderContender:
     """A baseline in a DataLoader; its workers live on from round to round."""
 
     def __init__(self, dataset: ClipDataset):
-        self.num_segments = dataset.num_segments
+        self.task = dataset.task
         self.sampler = RoundSampler()
         self.loader = DataLoader(
             dataset,
-            batch_size=BATCH_SIZE,
+            batch_size=self.task.batch_size,
             sampler=self.sampler,
             num_workers=NUM_WORKERS,
             persistent_workers=True,
@@ -87,10 +89,10 @@ class DataLoaderContender:
 
     def run(self, num_batches: int) -> float:
         """Seconds for `num_batches` batches from a standing start: all of their work is in the time."""
-        self.sampler.num_samples = num_batches * BATCH_SIZE
+        self.sampler.num_samples = num_batches * self.task.batch_size
         start = time.perf_counter()
         for clips in self.loader:
-            check_clips(clips, self.num_segments)
+            check_clips(clips, self.task)
         return time.perf_counter() - start
 
     def close(self) -> None:
@@ -100,32 +102,35 @@ class DataLoaderContender:
 class PipelineContender:
     """This project's loader.  It works ahead, so the batches that were ready before a round do not count."""
 
-    def __init__(self, shards: Path, num_segments: int, seed: int):
+    def __init__(self, shards: Path, task: Task, seed: int):
         # Not at the top: the processes that decode for the baselines import this file too, and need no DALI.
-        from dali_pipes.loader import build_train_loader
+        from dali_pipes.loader import build_eval_loader, build_train_loader
 
-        train = TrainDataConfig(
-            shards=str(shards),
-            num_segments=num_segments,
-            batch_size=BATCH_SIZE,
-            short_side=None,
-            crop="random_resized",
-            crop_size=(CROP_SIZE, CROP_SIZE),
-        )
-        unused = EvalDataConfig(shards=str(shards))
-        data = DataConfig(train=train, val=unused, test=unused, device="cpu", num_threads=NUM_WORKERS)
-        self.num_segments = num_segments
+        size = (task.crop_size, task.crop_size)
+        common: dict[str, Any] = {
+            "shards": str(shards),
+            "num_segments": task.num_segments,
+            "batch_size": task.batch_size,
+            "crop_size": size,
+        }
+        train = TrainDataConfig(**common, short_side=None, crop="random_resized")
+        test = EvalDataConfig(**common, short_side=SHORT_SIDE, num_crops=task.num_crops or 1)
+        data = DataConfig(train=train, val=test, test=test, device="cpu", num_threads=NUM_WORKERS)
+        self.task = task
         self.num_ready = data.prefetch + 2
-        self.loader = build_train_loader(
-            data, seed=seed, rank=0, world_size=1, local_rank=0, local_world_size=1
-        )
+        place = {"rank": 0, "world_size": 1, "local_rank": 0, "local_world_size": 1}
+        if task.num_crops is None:
+            self.loader = build_train_loader(data, seed=seed, **place)
+        else:
+            self.loader = build_eval_loader(data, test, **place)
         self.batches = self.iter_checked()
 
     def iter_checked(self) -> Iterator[torch.Tensor]:
-        """The clips of batch after batch, without end."""
+        """The clips of full batch after full batch, without end."""
         while True:
             for batch in self.loader:
-                yield check_clips(batch.clips, self.num_segments)
+                if len(batch) == self.task.batch_size:
+                    yield check_clips(batch.clips, self.task)
 
     def run(self, num_batches: int) -> float:
         """Seconds for `num_batches` batches in the steady state."""
@@ -135,14 +140,15 @@ class PipelineContender:
         self.loader.close()
 
 
-def check_clips(clips: torch.Tensor, num_segments: int) -> torch.Tensor:
+def check_clips(clips: torch.Tensor, task: Task) -> torch.Tensor:
     """The clips, if they are what every contender must make; MMAction2 puts the channels before the rows.
 
     Raises:
         ValueError: a batch of another shape or dtype.
     """
-    expected = (BATCH_SIZE, num_segments, CROP_SIZE, CROP_SIZE, 3)
-    channels_first = (BATCH_SIZE, num_segments, 3, CROP_SIZE, CROP_SIZE)
+    size = task.crop_size
+    expected = (task.batch_size, task.num_views, size, size, 3)
+    channels_first = (task.batch_size, task.num_views, 3, size, size)
     if tuple(clips.shape) not in (expected, channels_first) or clips.dtype != torch.uint8:
         raise ValueError(f"batch: found {tuple(clips.shape)} {clips.dtype}, expected {expected} torch.uint8")
     return clips
@@ -150,7 +156,7 @@ def check_clips(clips: torch.Tensor, num_segments: int) -> torch.Tensor:
 
 @dataclass
 class Result:
-    """What was measured of one contender with one number of segments."""
+    """What was measured of one contender with one task."""
 
     settings: str = ""
     trials: dict[str, float] = field(default_factory=dict)
@@ -169,22 +175,22 @@ def calibrate(contender: Contender, seconds: float) -> int:
     return max(1, round(seconds / per_batch_s / NUM_WORKERS)) * NUM_WORKERS
 
 
-def clips_per_s(contender: Contender, num_batches: int) -> float:
-    return num_batches * BATCH_SIZE / contender.run(num_batches)
+def clips_per_s(contender: Contender, num_batches: int, task: Task) -> float:
+    return num_batches * task.batch_size / contender.run(num_batches)
 
 
 def build_baseline(
-    videos: list[Video], name: str, num_segments: int, args: argparse.Namespace
+    videos: list[Video], name: str, task: Task, args: argparse.Namespace
 ) -> tuple[DataLoaderContender, Result]:
     """A baseline with the fastest of its settings, each of which is tried for half a round first."""
     rates = []
     for options in VARIANTS[name]:
-        contender = DataLoaderContender(ClipDataset(videos, name, options, num_segments, args.seed))
-        rates.append(clips_per_s(contender, calibrate(contender, args.seconds / 2)))
+        contender = DataLoaderContender(ClipDataset(videos, name, options, task, args.seed))
+        rates.append(clips_per_s(contender, calibrate(contender, args.seconds / 2), task))
         contender.close()
     fastest = VARIANTS[name][rates.index(max(rates))]
     trials = {describe(options): rate for options, rate in zip(VARIANTS[name], rates, strict=True)}
-    dataset = ClipDataset(videos, name, fastest, num_segments, args.seed)
+    dataset = ClipDataset(videos, name, fastest, task, args.seed)
     return DataLoaderContender(dataset), Result(describe(fastest), trials)
 
 
@@ -192,8 +198,8 @@ def describe(options: Options) -> str:
     return " ".join(f"{key}={value}" for key, value in options.items())
 
 
-def compare(videos: list[Video], shards: Path, names: list[str], num_segments: int, args: argparse.Namespace):
-    """All contenders with one number of segments, rounds in turn.
+def compare(videos: list[Video], shards: Path, names: list[str], task: Task, args: argparse.Namespace):
+    """All contenders with one task, rounds in turn.
 
     Returns:
         {name: Result}, baselines first.
@@ -201,13 +207,13 @@ def compare(videos: list[Video], shards: Path, names: list[str], num_segments: i
     contenders: dict[str, Contender] = {}
     results: dict[str, Result] = {}
     for name in names:
-        contenders[name], results[name] = build_baseline(videos, name, num_segments, args)
-    contenders[OURS] = PipelineContender(shards, num_segments, args.seed)
+        contenders[name], results[name] = build_baseline(videos, name, task, args)
+    contenders[OURS] = PipelineContender(shards, task, args.seed)
     results[OURS] = Result()
     num_batches = {name: calibrate(contender, args.seconds) for name, contender in contenders.items()}
     for _ in range(args.rounds):
         for name, contender in contenders.items():
-            results[name].rounds.append(clips_per_s(contender, num_batches[name]))
+            results[name].rounds.append(clips_per_s(contender, num_batches[name], task))
             time.sleep(0.5)  # what works ahead gets idle before the next one's turn
     for contender in contenders.values():
         contender.close()
@@ -265,6 +271,12 @@ def parse_args() -> argparse.Namespace:
         "--segments", type=int, nargs="+", default=[3, 8], help="frames a clip (default: 3 8)"
     )
     parser.add_argument(
+        "--test-crops",
+        type=int,
+        choices=(1, 3, 10),
+        help="make what a test needs, with so many crops of a frame (default: clips to train on)",
+    )
+    parser.add_argument(
         "--baselines", nargs="+", choices=BASELINES, default=list(BASELINES), help="default: all of them"
     )
     parser.add_argument("--rounds", type=int, default=5, help="rounds of every contender (default: 5)")
@@ -281,17 +293,18 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def report(results: dict[str, Result], num_segments: int) -> dict:
-    """Prints the table of one number of segments and returns its figures, ready for JSON."""
+def report(results: dict[str, Result], task: Task) -> dict:
+    """Prints the table of one task and returns its figures, ready for JSON."""
     baselines = {name: result.clips_per_s for name, result in results.items() if name != OURS}
     best = max(baselines, key=baselines.__getitem__)
     ours = results[OURS].clips_per_s
-    print(f"\n{f'{num_segments} segments':22}{'clips/s':>9}{'min':>9}{'max':>9}{'ours is':>10}   settings")
+    print(f"\n{task!s:24}{'clips/s':>9}{'min':>9}{'max':>9}{'ours is':>10}   settings")
     for name, result in results.items():
         rates = f"{result.clips_per_s:9.1f}{min(result.rounds):9.1f}{max(result.rounds):9.1f}"
-        print(f"{name:22}{rates}{ours / result.clips_per_s:9.1f}x   {result.settings}")
+        print(f"{name:24}{rates}{ours / result.clips_per_s:9.1f}x   {result.settings}")
     return {
-        "num_segments": num_segments,
+        "num_segments": task.num_segments,
+        "num_crops": task.num_crops,
         "best_baseline": best,
         "ratio": ours / baselines[best],
         "loaders": {
@@ -303,6 +316,11 @@ def report(results: dict[str, Result], num_segments: int) -> dict:
 def main() -> None:
     args = parse_args()
     files = find_files(args.videos)
+    tasks = [Task(num_segments, args.test_crops) for num_segments in args.segments]
+    if len(files) * args.repeats < tasks[0].batch_size:
+        raise SystemExit(
+            f"--repeats: {args.repeats} x {len(files)} videos fill no batch of {tasks[0].batch_size}"
+        )
     if "torchcodec" in args.baselines:
         lend_ffmpeg_to_torchcodec(scan_video(files[0]))
     with tempfile.TemporaryDirectory(prefix="compare-loaders-") as directory:
@@ -313,10 +331,7 @@ def main() -> None:
         if not names:
             raise SystemExit("--baselines: none can be used here; install them: pip install -e '.[bench]'")
         shards = pack(videos, Path(directory), args.repeats)
-        comparisons = [
-            report(compare(videos, shards, names, num_segments, args), num_segments)
-            for num_segments in args.segments
-        ]
+        comparisons = [report(compare(videos, shards, names, task, args), task) for task in tasks]
     if args.json:
         figures = {
             "machine": describe_machine(

@@ -1,4 +1,4 @@
-"""Shared fixtures. The project and `tests/` come onto the path: helpers like `video_factory` are modules."""
+"""Shared fixtures. The project, `scripts/` and `tests/` come onto the path: `video_factory` is a module."""
 
 import os
 import sys
@@ -8,7 +8,7 @@ import pytest
 
 TESTS = Path(__file__).resolve().parent
 # The project first: without it the folder tests/shards would pass for the package of that name.
-sys.path[:0] = [str(TESTS.parent), str(TESTS)]
+sys.path[:0] = [str(TESTS.parent), str(TESTS.parent / "scripts"), str(TESTS)]
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

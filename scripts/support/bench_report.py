@@ -49,7 +49,7 @@ def to_markdown(machine: dict[str, Any], command: str, sections: list[Section]) 
     lines = [
         f"{machine['date']}, commit {machine['commit']}: `{command}`",
         "",
-        f"{machine['cpu']}, {machine['num_cores']} cores; GPU: {machine['gpu'] or 'none'}; "
+        f"{machine['cpu']}, {machine['num_cores']:g} cores; GPU: {machine['gpu'] or 'none'}; "
         f"{machine['system']}; {versions}.",
     ]
     for section in sections:

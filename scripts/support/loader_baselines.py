@@ -1,4 +1,4 @@
-"""What other people's loaders do to make TSN clips, as fast as they can, for `compare_loaders.py`.
+"""What other people's loaders do to make the clips of TSN, as fast as they can, for `compare_loaders.py`.
 
 PyAV, torchcodec, decord and the clip reader of PyTorchVideo return the frames that they are asked for;
 cropping is then the same for all of them.  MMAction2 runs its own transforms from the file to the clip.
@@ -24,10 +24,39 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-CROP_SIZE = 224
+SHORT_SIDE = 256
+"""Pixels; what frames are scaled to for testing."""
 
 Options = Mapping[str, str | int]
 """Settings of a baseline: keyword arguments of its function in DECODERS or of `mmaction2_transforms`."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is made of a video: clips to train on, or one of the published tests."""
+
+    num_segments: int
+    """Frames of a clip, one of each equal part of the video."""
+    num_crops: Literal[1, 3, 10] | None = None
+    """Crops of each frame in a test; None: training, a random frame, window and mirroring."""
+
+    @property
+    def crop_size(self) -> int:
+        return SHORT_SIDE if self.num_crops == 3 else 224
+
+    @property
+    def num_views(self) -> int:
+        """Pictures that the network gets of a video."""
+        return self.num_segments * (self.num_crops or 1)
+
+    @property
+    def batch_size(self) -> int:
+        """Videos of a batch; 250 pictures of a test take 38 MB."""
+        return 16 if self.num_crops is None else 2
+
+    def __str__(self) -> str:
+        crops = "" if self.num_crops is None else f" x {self.num_crops} crops"
+        return f"{self.num_segments} segments{crops}"
 
 
 @dataclass(frozen=True)
@@ -97,7 +126,7 @@ def decode_torchcodec(
     video: Video, indices: np.ndarray, *, seek_mode: Literal["exact", "approximate"], threads: int
 ) -> np.ndarray:
     """The frames at `indices`, (T, H, W, 3) uint8."""
-    from torchcodec.decoders import VideoDecoder  # pyright: ignore[reportPrivateImportUsage]
+    from torchcodec.decoders import VideoDecoder  # pyright: ignore[reportMissingImports, reportPrivateImportUsage]
 
     decoder = VideoDecoder(
         video.path, dimension_order="NHWC", num_ffmpeg_threads=threads, seek_mode=seek_mode
@@ -107,7 +136,7 @@ def decode_torchcodec(
 
 def decode_decord(video: Video, indices: np.ndarray, *, threads: int) -> np.ndarray:
     """The frames at `indices`, (T, H, W, 3) uint8."""
-    import decord
+    import decord  # pyright: ignore[reportMissingImports]
 
     return decord.VideoReader(video.path, num_threads=threads).get_batch(indices.tolist()).asnumpy()
 
@@ -116,7 +145,7 @@ def decode_pytorchvideo(
     video: Video, indices: np.ndarray, *, decoder: Literal["pyav", "decord"]
 ) -> np.ndarray:
     """The frames at `indices`, (T, H, W, 3) uint8, each read as a clip of its own, a span of time."""
-    import decord
+    import decord  # pyright: ignore[reportMissingImports]
     from pytorchvideo.data.encoded_video import EncodedVideo  # pyright: ignore[reportMissingImports]
 
     with decord.bridge.use_torch():  # PyTorchVideo sets it for the whole process, where others need numpy
@@ -165,61 +194,115 @@ def draw_window(rng: np.random.Generator, width: int, height: int) -> tuple[int,
     return (width - side) // 2, (height - side) // 2, side, side
 
 
-def crop_decoded(
-    video: Video, num_segments: int, rng: np.random.Generator, *, decoder: str, options: Options
-) -> torch.Tensor:
-    """A clip by one of DECODERS, cropped, resized with OpenCV: (T, CROP_SIZE, CROP_SIZE, 3)."""
-    segment = len(video.pts) // num_segments
-    indices = np.arange(num_segments) * segment + rng.integers(0, segment, num_segments)
-    frames = DECODERS[decoder](video, indices, **options)
+def sample_frames(num_frames: int, task: Task, rng: np.random.Generator) -> np.ndarray:
+    """Which frames a clip has, ascending: a random one of each segment, for testing the middle one."""
+    segment = num_frames / task.num_segments
+    if task.num_crops is not None:
+        return ((np.arange(task.num_segments) + 0.5) * segment).astype(int)
+    return np.arange(task.num_segments) * int(segment) + rng.integers(0, int(segment), task.num_segments)
+
+
+def crop_to_train(
+    frames: Sequence[np.ndarray] | np.ndarray, task: Task, rng: np.random.Generator
+) -> np.ndarray:
+    """One RandomResizedCrop window of all frames, mirrored by chance: (T, size, size, 3)."""
+    size = task.crop_size
     x, y, width, height = draw_window(rng, frames[0].shape[1], frames[0].shape[0])
-    clip = np.empty((num_segments, CROP_SIZE, CROP_SIZE, 3), dtype=np.uint8)
+    clip = np.empty((len(frames), size, size, 3), dtype=np.uint8)
     for frame, out in zip(frames, clip, strict=True):
-        cv2.resize(frame[y : y + height, x : x + width], (CROP_SIZE, CROP_SIZE), dst=out)
-    if rng.random() < 0.5:
-        clip = np.ascontiguousarray(clip[:, :, ::-1])
-    return torch.from_numpy(clip)
+        cv2.resize(frame[y : y + height, x : x + width], (size, size), dst=out)
+    return np.ascontiguousarray(clip[:, :, ::-1]) if rng.random() < 0.5 else clip
+
+
+def crop_to_test(frames: Sequence[np.ndarray] | np.ndarray, task: Task) -> np.ndarray:
+    """Frames scaled to SHORT_SIDE and every crop of each: (views, size, size, 3).
+
+    One crop is the centre; three are the ends and then the middle of the long side; ten are the corners and
+    the centre, and the mirror image of each.
+    """
+    size = task.crop_size
+    height, width = frames[0].shape[:2]
+    scale = SHORT_SIDE / min(height, width)
+    width, height = round(width * scale), round(height * scale)
+    right, bottom = width - size, height - size
+    centre = (right // 2, bottom // 2)
+    corners = {
+        1: [centre],
+        3: [(0, 0), (right, bottom), centre],
+        10: [(0, 0), (right, 0), (0, bottom), (right, bottom), centre],
+    }[task.num_crops or 1]
+    views = np.empty((task.num_views, size, size, 3), dtype=np.uint8)
+    free = iter(views)
+    for frame in frames:
+        scaled = frame if frame.shape[:2] == (height, width) else cv2.resize(frame, (width, height))
+        for x, y in corners:
+            window = scaled[y : y + size, x : x + size]
+            next(free)[:] = window
+            if task.num_crops == 10:
+                next(free)[:] = window[:, ::-1]
+    return views
+
+
+def run_decoder(
+    video: Video, task: Task, rng: np.random.Generator, *, decoder: str, options: Options
+) -> torch.Tensor:
+    """A clip by one of DECODERS, cropped with OpenCV and NumPy: (views, size, size, 3)."""
+    frames = DECODERS[decoder](video, sample_frames(len(video.pts), task, rng), **options)
+    views = crop_to_train(frames, task, rng) if task.num_crops is None else crop_to_test(frames, task)
+    return torch.from_numpy(views)
 
 
 @cache
-def mmaction2_transforms(num_segments: int, *, threads: int) -> Callable[[dict], dict]:
-    """Those of MMAction2's recipes for videos, without the scaling before the crop: nobody else does it."""
+def mmaction2_transforms(task: Task, *, threads: int) -> Callable[[dict], dict]:
+    """Those of MMAction2's recipes for videos.
+
+    Training goes without the scaling before the crop, as nobody else does it.
+    """
     from mmaction.datasets import transforms  # pyright: ignore[reportMissingImports]
     from mmengine.dataset import Compose  # pyright: ignore[reportMissingImports]
 
+    is_test = task.num_crops is not None
+    size = task.crop_size
+    if task.num_crops is None:
+        crops = [
+            transforms.RandomResizedCrop(),
+            transforms.Resize((size, size), keep_ratio=False),
+            transforms.Flip(flip_ratio=0.5),
+        ]
+    else:
+        crop = {1: transforms.CenterCrop, 3: transforms.ThreeCrop, 10: transforms.TenCrop}[task.num_crops]
+        crops = [transforms.Resize((-1, SHORT_SIDE)), crop(size)]
     return Compose(
         [
             transforms.DecordInit(num_threads=threads),
-            transforms.SampleFrames(clip_len=1, frame_interval=1, num_clips=num_segments),
+            transforms.SampleFrames(
+                clip_len=1, frame_interval=1, num_clips=task.num_segments, test_mode=is_test
+            ),
             transforms.DecordDecode(),
-            transforms.RandomResizedCrop(),
-            transforms.Resize((CROP_SIZE, CROP_SIZE), keep_ratio=False),
-            transforms.Flip(flip_ratio=0.5),
+            *crops,
             transforms.FormatShape("NCHW"),
             transforms.PackActionInputs(),
         ]
     )
 
 
-def run_mmaction2(
-    video: Video, num_segments: int, rng: np.random.Generator, *, options: Options
-) -> torch.Tensor:
-    """A clip by MMAction2's own transforms, from the file on, (T, 3, CROP_SIZE, CROP_SIZE)."""
+def run_mmaction2(video: Video, task: Task, rng: np.random.Generator, *, options: Options) -> torch.Tensor:
+    """A clip by MMAction2's own transforms, from the file on, (views, 3, size, size)."""
     seed = int(rng.integers(2**32))
     np.random.seed(seed)  # they draw from the two global generators
     random.seed(seed)
     sample = {"filename": video.path, "start_index": 0, "modality": "RGB", "label": 0}
-    return mmaction2_transforms(num_segments, **options)(sample)["inputs"]
+    return mmaction2_transforms(task, **options)(sample)["inputs"]
 
 
 class ClipDataset(Dataset):
     """Clips of one of BASELINES with one of its settings."""
 
-    def __init__(self, videos: list[Video], name: str, options: Options, num_segments: int, seed: int):
+    def __init__(self, videos: list[Video], name: str, options: Options, task: Task, seed: int):
         self.videos = videos
         self.name = name
         self.options = dict(options)
-        self.num_segments = num_segments
+        self.task = task
         self.seed = seed
 
     def __getitem__(self, index: int) -> torch.Tensor:
@@ -228,8 +311,8 @@ class ClipDataset(Dataset):
         rng = np.random.default_rng((self.seed, index))
         video = self.videos[index % len(self.videos)]
         if self.name == MMACTION2:
-            return run_mmaction2(video, self.num_segments, rng, options=self.options)
-        return crop_decoded(video, self.num_segments, rng, decoder=self.name, options=self.options)
+            return run_mmaction2(video, self.task, rng, options=self.options)
+        return run_decoder(video, self.task, rng, decoder=self.name, options=self.options)
 
 
 def find_baselines(names: Sequence[str], video: Video) -> tuple[list[str], dict[str, str]]:
@@ -237,7 +320,7 @@ def find_baselines(names: Sequence[str], video: Video) -> tuple[list[str], dict[
     available, missing = [], {}
     for name in names:
         try:
-            ClipDataset([video], name, VARIANTS[name][0], num_segments=1, seed=0)[0]
+            ClipDataset([video], name, VARIANTS[name][0], Task(1), seed=0)[0]
             available.append(name)
         except ImportError as error:
             missing[name] = f"{error}; pip install -e '.[bench]' brings it"

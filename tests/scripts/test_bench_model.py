@@ -1,13 +1,8 @@
 """The arithmetic of the networks, against the figures that were published for them."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from torch import nn
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
 import launch
 from support import bench_model

@@ -1,7 +1,6 @@
 """The parts of `benchmark.py pipeline`: what is measured, on what, and how what is missing is told."""
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +10,6 @@ import pytest
 import torch
 from frame_shards import numbered_videos, write_shards
 from video_factory import numbered_frame, read_number, write_numbered_video
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
 import probe_video_decoder
 from shards import h264, jpeg

@@ -1,15 +1,11 @@
 """The parts of `benchmark.py model`, `train`, `test` and `all`, on a small network and small frames."""
 
-import sys
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from frame_shards import numbered_videos, write_shards
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
 from support import bench_suite, bench_training
 from support.bench_report import NO_GPU, NOT_LISTED, OUT_OF_TIME, Section

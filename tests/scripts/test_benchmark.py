@@ -1,7 +1,6 @@
 """benchmark.py as a user runs it."""
 
 import json
-import sys
 from pathlib import Path
 
 import cv2
@@ -11,8 +10,6 @@ from frame_shards import flow_video, numbered_videos, write_shards
 from loader_factory import train_loader
 from shard_factory import pack_videos, run_script, write_video_list
 from video_factory import read_number
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
 from dali_pipes.loader import Batch
 from support import bench_loader

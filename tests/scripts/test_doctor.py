@@ -11,8 +11,6 @@ import pytest
 from frame_shards import numbered_videos, write_shards
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "scripts"))
-
 import doctor  # noqa: E402
 from shards.manifest import load_manifest  # noqa: E402
 from support import disk_speed, gpu_library  # noqa: E402

@@ -1,7 +1,6 @@
 """What a measurement was made on: hardware, versions, commit and date, as a benchmark has to state them."""
 
 import datetime
-import os
 import platform
 import subprocess
 from importlib import metadata
@@ -9,10 +8,12 @@ from pathlib import Path
 
 import torch
 
+from shards.pool import core_share
+
 PACKAGES = ("torch", "nvidia-dali-cuda120", "nvidia-dali-cuda130", "av", "numpy")
 
 
-def describe_machine(*more_packages: str) -> dict[str, str | int | dict[str, str] | None]:
+def describe_machine(*more_packages: str) -> dict[str, str | float | dict[str, str] | None]:
     """Hardware, package versions, commit and UTC date of this process, ready for JSON.
 
     more_packages: distributions to report beside PACKAGES; one that is not installed is left out.
@@ -20,7 +21,7 @@ def describe_machine(*more_packages: str) -> dict[str, str | int | dict[str, str
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "cpu": _cpu_name(),
-        "num_cores": len(os.sched_getaffinity(0)),
+        "num_cores": core_share(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
         "versions": _versions(PACKAGES + more_packages),
