@@ -94,6 +94,7 @@ def _read(spec: PipelineSpec, files: Sequence[tuple[Path, Path]]) -> dict[str, D
         index_paths=[str(index) for _, index in files],
         ext=names,
         missing_component_behavior="error",
+        tensor_init_bytes=4096,  # of each member in the shuffle buffer; the default is 1 MB
         shard_id=spec.partition.rank,  # DALI's "shards" are parts of the whole, one for each rank
         num_shards=spec.partition.world_size,
         pad_last_batch=True,

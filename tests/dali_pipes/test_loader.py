@@ -2,6 +2,7 @@ import dataclasses
 from itertools import chain
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from frame_shards import flow_video, numbered_videos, position_video, write_shards
@@ -32,6 +33,13 @@ def test_a_batch_has_the_documented_fields(shards):
     assert batch.frame_indices.shape == (4, 3)
     assert batch.windows.tolist() == [[[0, 0, 48, 48]]] * 4
     assert batch.flips.tolist() == [[False]] * 4
+
+
+def test_a_full_shuffle_buffer_takes_little_address_space(shards):
+    loader = train_loader(shards(20), shuffle_buffer=4096)
+    before = psutil.Process().memory_info().vms
+    next(iter(loader))
+    assert psutil.Process().memory_info().vms - before < 2e9
 
 
 def test_the_frames_that_were_drawn_are_the_frames_that_come_out(shards):
