@@ -32,6 +32,7 @@ CORES_PER_GPU = 8
 MIN_OPEN_FILES = 1024
 MAX_READ_AHEAD_KB = 512
 MIN_SHM_BYTES_PER_GPU = 2**28
+VIDEO_CAPABILITY = "in a container: NVIDIA_DRIVER_CAPABILITIES=compute,utility,video"
 
 
 @dataclass(frozen=True)
@@ -105,12 +106,12 @@ def check_dali(installed: dict[str, str], driver: int | None) -> Finding:
 
 def check_video_library(loads: bool) -> Finding:
     if loads:
-        return Finding("libnvcuvid", "ok", "loads: H.264 can be decoded on the GPU")
+        return Finding("libnvcuvid", "ok", "loads: video engines and JPEG engines can be used")
     return Finding(
         "libnvcuvid",
         "warning",
-        "cannot be loaded: no H.264 decoding on the GPU; mjpeg shards are not concerned",
-        "in a container: NVIDIA_DRIVER_CAPABILITIES=compute,utility,video",
+        "cannot be loaded: neither video engines nor JPEG engines can be used",
+        VIDEO_CAPABILITY,
     )
 
 
@@ -122,8 +123,8 @@ def check_video_codecs(codecs: list[gpu_library.VideoCodec]) -> Finding:
     return Finding("NVDEC", "ok", f"{codecs[0].num_engines} engines; {sizes}")
 
 
-def check_jpeg_engines(engines: tuple[int, int] | None) -> Finding:
-    """engines: how many, and cores in each; None where nvJPEG does not tell."""
+def check_jpeg_engines(engines: tuple[int, int] | None, *, usable: bool) -> Finding:
+    """engines: how many, and cores in each; None where nvJPEG does not tell.  usable: there is a decoder."""
     if engines is None:
         return Finding(
             "JPEG engines",
@@ -133,7 +134,11 @@ def check_jpeg_engines(engines: tuple[int, int] | None) -> Finding:
         )
     if engines[0] == 0:
         return Finding("JPEG engines", "ok", "none in this GPU: its cores decode JPEG")
-    return Finding("JPEG engines", "ok", f"{engines[0]}, of {engines[1]} cores")
+    found = f"{engines[0]}, of {engines[1]} cores"
+    if not usable:
+        found += ", but no decoder for them can be made: the GPU's cores decode JPEG instead, slower"
+        return Finding("JPEG engines", "warning", found, VIDEO_CAPABILITY)
+    return Finding("JPEG engines", "ok", found)
 
 
 def check_cores(num_cores: float, num_gpus: int) -> Finding:
@@ -239,7 +244,7 @@ def examine_gpus(num_gpus: int) -> Iterator[Finding]:
     yield check_video_library(has_video)
     if has_video:
         yield check_video_codecs(gpu_library.video_codecs())
-    yield check_jpeg_engines(gpu_library.jpeg_engines())
+    yield check_jpeg_engines(gpu_library.jpeg_engines(), usable=gpu_library.jpeg_engines_decode())
 
 
 def examine(shards: Path | None) -> Iterator[Finding]:

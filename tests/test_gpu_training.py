@@ -30,7 +30,7 @@ pytestmark = [] if FORCED else [pytest.mark.gpu]
 ROOT = Path(__file__).resolve().parent.parent
 NUM_CLASSES, NUM_TRAIN, NUM_VAL = 4, 32, 12
 FIRST_LOSS_BAND = 0.02
-"""How far the first steps' losses may be from the CPU's: JPEG decoders differ by up to 2 levels."""
+"""How far the first steps' losses may be from the CPU's: JPEG decoders differ by 2 levels, rarely more."""
 BF16_LOSS_BAND = 0.15
 """How far the loss in bf16 may be from that in fp32 in any record of a run, as a share of the first loss."""
 LOGITS_BAND = 1e-2

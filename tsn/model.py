@@ -80,8 +80,12 @@ class TSN(nn.Module):
         return self.classify(features.unflatten(0, clips.shape[:2]))
 
     def classify(self, features: Tensor) -> Tensor:
-        """(N, V, num_features) features to (N, num_classes) logits: consensus, dropout, linear layer."""
-        return self.fc(self.dropout(features.mean(dim=1)))
+        """(N, V, num_features) features to (N, num_classes) float32 logits: consensus, dropout, linear layer.
+
+        Under autocast, too: logits of 8 bits would tie, and change places.
+        """
+        with torch.autocast(features.device.type, enabled=False):
+            return self.fc(self.dropout(features.to(self.fc.weight.dtype).mean(dim=1)))
 
     def _features(self, frames: Tensor) -> Tensor:
         """(F, C, H, W) uint8 frames to (F, num_features)."""

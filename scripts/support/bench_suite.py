@@ -230,11 +230,14 @@ def train_line(
     train = named.config.data.train
     where = f"{train.num_segments} segments, batch {train.batch_size}"
     row: Row = {"variant": f"{named.config.model.backbone}, {where}, {title}"}
-    row |= suite.attempt(lambda: measure(named), needs_gpu=needs_gpu, needs_s=needs_s)
-    clips_per_s = row.get("clips_per_s")
-    if peak and clips_per_s:
-        row["arithmetic_share"] = clips_per_s * training_flops(named) / peak
-    return row
+
+    def measured() -> Row:
+        figures = measure(named)
+        if peak:
+            figures["arithmetic_share"] = figures["clips_per_s"] * training_flops(named) / peak
+        return figures
+
+    return row | suite.attempt(measured, needs_gpu=needs_gpu, needs_s=needs_s)
 
 
 def model_table(suite: Suite, protocols: Sequence[Settings]) -> Section:

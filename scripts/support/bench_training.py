@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -41,6 +42,7 @@ TRAIN_COLUMNS = {
     "peak_memory_gb": "peak memory, GB",
 }
 MATRIX_SIDE = 8192
+STEPS_AHEAD = 3
 CUDA_GRAPHS = "reduce-overhead"
 """What torch.compile calls them."""
 
@@ -122,6 +124,7 @@ def build_run(named: NamedConfig, loader: Loader, *, compile_mode: str | None = 
     )
     if compile_mode:
         torch._dynamo.reset()  # it remembers shapes of other runs, and would compile for any
+        torch._dynamo.utils.counters.clear()
         compiled: Any = torch.compile(run.model, mode=compile_mode, dynamic=False)
         run.trained = compiled
     return run
@@ -145,12 +148,16 @@ def time_training(
         # Memory to try out convolutions in is not needed again; that of CUDA graphs is.
         torch.cuda.reset_peak_memory_stats(device)
     run.waits.take()
+    ends: deque[torch.cuda.Event] = deque()
     start, num_steps = time.perf_counter(), 0
     while num_steps < 2 or time.perf_counter() - start < seconds:
         next(steps)
         num_steps += 1
-        if device.type == "cuda" and num_steps % 10 == 0:
-            wait_for(device)  # or the host runs so far ahead that the clock tells nothing
+        if device.type == "cuda":  # the host keeps a lead, but none that makes its clock tell nothing
+            ends.append(torch.cuda.Event())
+            ends[-1].record()
+            if len(ends) > STEPS_AHEAD:
+                ends.popleft().synchronize()
     wait_for(device)
     elapsed_s = time.perf_counter() - start
     clips_per_s = num_steps * run.global_batch_size / elapsed_s

@@ -5,8 +5,9 @@ import ctypes
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -122,6 +123,19 @@ def jpeg_engines() -> tuple[int, int] | None:
         if status == 0:
             return engines.value, cores.value
     return None
+
+
+def jpeg_engines_decode() -> bool:
+    """Whether DALI's JPEG library gets a decoder for the engines; where not, it goes without, silently.
+
+    It needs the driver's video library, libnvcuvid.
+    """
+    nvimgcodec: Any = import_module("nvidia.nvimgcodec")  # one of DALI's requirements
+    try:
+        nvimgcodec.Decoder(backends=[nvimgcodec.Backend(nvimgcodec.BackendKind.HW_GPU_ONLY)])
+    except RuntimeError:
+        return False
+    return True
 
 
 def _nvjpeg_paths() -> Iterator[str]:

@@ -29,6 +29,10 @@ pytestmark = [] if FORCED else [pytest.mark.gpu]
 
 MAX_LEVELS, MEAN_LEVELS = 2, 0.5
 """How far JPEG pixels may be from the CPU's, at most and on average; one level more after a resize."""
+OUTLIERS, OUTLIER_LEVELS = 1e-3, 4
+"""The share of values that may be further off than that, and by how much.  Decoders that are right, but round
+elsewhere, are 3 levels apart in 1 to 4 of 10,000 values (FFmpeg and libjpeg-turbo, on the pictures of these
+tests); where chroma is repeated in place of interpolated, it is 1,000 of them."""
 SMOOTH = [smooth_video(9, (341, 257), seed=seed) for seed in range(8)]
 WHOLE = {"short_side": 256, "crop_size": 224}
 RESIZED = {"crop": "random_resized", "crop_size": 224, "num_segments": 3, "flip": 0.5}
@@ -53,8 +57,10 @@ def assert_alike(on_cpu: Batch, on_gpu: Batch, *, max_levels: float, mean_levels
     assert on_gpu.clips.shape == on_cpu.clips.shape
     levels = (on_cpu.clips.cpu().float() - on_gpu.clips.cpu().float()).abs()
     shares = {limit: float((levels > limit).float().mean()) for limit in (0.5, 1.5, 2.5, 4.5, 8.5)}
-    measured = f"mean {levels.mean():.3f}, shares of values further off than a limit: {shares}"
-    assert levels.max() <= max_levels, measured
+    measured = f"mean {levels.mean():.3f}, most {levels.max():g}, shares further off than a limit: {shares}"
+    print(measured)  # shown with -rP
+    assert (levels > max_levels).float().mean() <= OUTLIERS, measured
+    assert levels.max() <= max_levels + OUTLIER_LEVELS, measured
     assert levels.mean() <= mean_levels, measured
 
 
@@ -86,7 +92,8 @@ def test_each_of_the_two_decoders_on_its_own(tmp_path, share, subsampling):
 @pytest.mark.parametrize("kind", ["422", "444", "grey"])
 def test_stitched_pictures_are_decoded_by_the_gpu_and_not_by_a_silent_fallback(kind, num_pictures):
     """Where none of its decoders takes a picture, DALI has the CPU decode it and says nothing."""
-    codec = pytest.importorskip("nvidia.nvimgcodec")
+    from nvidia import nvimgcodec as codec
+
     video = textured_video(64, (340, 256), 0)
     if kind == "grey":
         video = [frame[..., :2] for frame in video]
@@ -95,8 +102,12 @@ def test_stitched_pictures_are_decoded_by_the_gpu_and_not_by_a_silent_fallback(k
     picture = jpeg.stitch(stream.head, stream.height_offset, stream.padded_height, scans)
     answers = {}
     for backend in (codec.BackendKind.HW_GPU_ONLY, codec.BackendKind.HYBRID_CPU_GPU):
-        image = codec.Decoder(backends=[codec.Backend(backend)]).decode(picture)
-        answers[backend.name] = None if image is None else image.shape[:2]
+        try:
+            image = codec.Decoder(backends=[codec.Backend(backend)]).decode(picture)
+        except RuntimeError as error:  # no such decoder: the engines need the driver's video library
+            answers[backend.name] = str(error)
+        else:
+            answers[backend.name] = None if image is None else image.shape[:2]
     assert answers["HYBRID_CPU_GPU"] == (num_pictures * 256, 340), answers
     if torch.cuda.get_device_capability() in ((8, 0), (9, 0)):  # A100, H100 and H200 have engines
         assert answers["HW_GPU_ONLY"] == (num_pictures * 256, 340), answers

@@ -16,7 +16,7 @@ from shards.reading import ShardDataset
 
 
 def painted_numbers(clips: torch.Tensor) -> list[list[int]]:
-    return [[read_number(frame) for frame in clip] for clip in clips.numpy()]
+    return [[read_number(frame) for frame in clip] for clip in clips.cpu().numpy()]
 
 
 def assert_equal(first: Batch, second: Batch):

@@ -163,17 +163,22 @@ def test_videos_are_those_of_the_test_data_and_none_is_an_error(tmp_path, monkey
 def test_aims_stand_beside_the_best_gpu_line():
     base = bench_pipeline.Variant("base", where="mixed")
     rows = [
-        {"variant": v.name, "clips_per_s": speed}
-        for v, speed in ((base, 10.0), (replace(base, prefetch=3), 30.0))
+        {"variant": v.name, "clips_per_s": speed, "gpu_memory_gb": 1.5}
+        for v, speed in (
+            (base, 10.0),
+            (replace(base, prefetch=3), 30.0),
+            (replace(base, batch_size=256), 20.0),
+        )
     ]
     rows.append({"variant": replace(base, where="cpu").name, "clips_per_s": 99.0})
     rows.append({"variant": replace(base, num_segments=8).name, "status": "failed: RuntimeError: lost"})
     section = bench_pipeline.aims_section([base], {"base": bench_report.Section("", {}, rows=rows)})
-    assert [row.get("clips_per_s") for row in section.rows] == [30.0, None, None]
+    assert [row.get("measured") for row in section.rows] == [30.0, None, None, 1.5]
     assert [row.get("status") for row in section.rows] == [
         None,
         "failed: RuntimeError: lost",
         bench_report.NOT_LISTED,
+        None,
     ]
 
 

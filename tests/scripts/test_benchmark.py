@@ -32,7 +32,7 @@ def test_what_is_decoded_alone_are_the_frames_that_the_pipeline_sampled(tmp_path
     loader = train_loader(directory, num_segments=4, clip_len=clip_len, crop_size=(64, 48))
     batch = next(iter(loader))
     loader.close()
-    sampled = [read_number(frame) for clip in batch.clips.numpy() for frame in clip]
+    sampled = [read_number(frame) for clip in batch.clips.cpu().numpy() for frame in clip]
     assert sampled == batch.frame_indices.flatten().tolist()
     assert max(sampled) > 30
     assert [read_number(frame) for frame in decoded(directory, batch, 48)] == sampled
@@ -43,7 +43,7 @@ def test_of_flow_both_pictures_of_the_sampled_frames_are_decoded_alone(tmp_path)
     loader = train_loader(directory, num_segments=2, clip_len=3)
     batch = next(iter(loader))
     loader.close()
-    of_pipeline = batch.clips.numpy()[..., 24, 24].flatten().round().astype(int)
+    of_pipeline = batch.clips.cpu().numpy()[..., 24, 24].flatten().round().astype(int)
     of_pictures = [int(frame[24, 24, 0]) for frame in decoded(directory, batch, 48)]
     np.testing.assert_allclose(of_pictures, of_pipeline, atol=2)
     x, y = np.reshape(of_pictures, (-1, 2)).T

@@ -76,7 +76,7 @@ def test_a_test_is_the_same_pictures_for_all(num_crops, tmp_path):
     split = {"num_segments": 5, "num_crops": num_crops, "crop_size": task.crop_size, "short_side": 256}
     shards = pack_videos(write_video_list(tmp_path, {"a.mp4": 60}, size=(96, 64)), tmp_path / "shards")
     [batch] = eval_loader(shards, **split, batch_size=1)
-    ours = batch.clips[0].numpy().reshape(num_crops, 5, task.crop_size, task.crop_size, 3).astype(int)
+    ours = batch.clips[0].cpu().numpy().reshape(num_crops, 5, task.crop_size, task.crop_size, 3).astype(int)
 
     video = loader_baselines.scan_video(tmp_path / "videos" / "a.mp4")
     options = {"threads": 1}

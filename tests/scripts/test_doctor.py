@@ -8,12 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from frame_shards import numbered_videos, write_shards
 
+import doctor
+from shards.manifest import load_manifest
+from support import disk_speed, gpu_library
+
 ROOT = Path(__file__).resolve().parents[2]
-import doctor  # noqa: E402
-from shards.manifest import load_manifest  # noqa: E402
-from support import disk_speed, gpu_library  # noqa: E402
 
 
 def test_a_machine_without_a_driver_trains_on_the_cpu():
@@ -68,7 +70,8 @@ def test_libraries_that_only_slow_down_do_not_stop_training():
     findings = [
         doctor.check_video_library(False),
         doctor.check_video_codecs([]),
-        doctor.check_jpeg_engines(None),
+        doctor.check_jpeg_engines(None, usable=False),
+        doctor.check_jpeg_engines((1, 8), usable=False),
         doctor.check_cores(4, num_gpus=1),
         doctor.check_memory(2**31),
         doctor.check_shm(2**26, num_gpus=2),
@@ -85,8 +88,8 @@ def test_what_is_plenty_is_ok():
     findings = [
         doctor.check_video_library(True),
         doctor.check_video_codecs([codec]),
-        doctor.check_jpeg_engines((1, 8)),
-        doctor.check_jpeg_engines((0, 0)),
+        doctor.check_jpeg_engines((1, 8), usable=True),
+        doctor.check_jpeg_engines((0, 0), usable=False),
         doctor.check_cores(16, num_gpus=2),
         doctor.check_cores(1, num_gpus=0),
         doctor.check_memory(2**36),
@@ -130,6 +133,12 @@ def test_the_kernel_module_tells_its_version(tmp_path, text, version):
     (tmp_path / "version").write_text(text)
     assert gpu_library.kernel_module_version(tmp_path / "version") == version
     assert gpu_library.kernel_module_version(tmp_path / "absent") is None
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="asks a machine without a GPU")
+def test_without_a_gpu_there_are_no_jpeg_engines():
+    assert gpu_library.jpeg_engines() is None
+    assert not gpu_library.jpeg_engines_decode()
 
 
 def test_units_are_read_from_places_that_differ(tmp_path):

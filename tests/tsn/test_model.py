@@ -141,3 +141,17 @@ def test_planes_of_flow_are_centred_at_128():
     with torch.inference_mode():
         expected = model.forward_normalized((clips.float() - 128) / 128)
         torch.testing.assert_close(model(clips), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_under_autocast_features_are_bf16_and_logits_are_not():
+    model = build_model(ModelConfig(num_classes=7, backbone="resnet18", pretrained="none")).eval()
+    clips = torch.randint(256, (2, 3, 64, 64, 3), dtype=torch.uint8)
+    seen = []
+    model.backbone.register_forward_hook(lambda layer, args, features: seen.append(features))
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        logits = model(clips)
+        [features] = seen
+        assert features.dtype == torch.bfloat16
+        assert logits.dtype == torch.float32
+    mean = features.float().unflatten(0, (2, 3)).mean(1)
+    torch.testing.assert_close(logits, mean @ model.fc.weight.T + model.fc.bias)
