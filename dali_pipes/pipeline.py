@@ -3,6 +3,8 @@
 reader (small members) -> front: frame indices, windows, flips, units of those frames -> decoding -> crops
 """
 
+import os
+import resource
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,13 @@ from dali_pipes.nodes import GRAY, RGB
 from dali_pipes.planning import num_fractions
 from dali_pipes.spec import PipelineSpec
 from dali_pipes.units import UnitReader
+from shards.manifest import ShardError
 from tsn.config import TrainDataConfig
 
 OUTPUTS = ("clips", "labels", "sample_ids", "frame_indices", "windows", "flips")
 READER = "reader"
+SPARE_FILES = 256
+"""For whatever else a process opens."""
 
 
 def build_pipeline(
@@ -57,8 +62,22 @@ def build_pipeline(
         enable_checkpointing=True,
         checkpoint=checkpoint,
     )
+    _allow_open_files(len(files))
     pipeline.build()
     return pipeline
+
+
+def _allow_open_files(num_files: int) -> None:
+    """Make room for as many files more, which the reader keeps open."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = len(os.listdir("/proc/self/fd")) + num_files + SPARE_FILES
+    if hard != resource.RLIM_INFINITY and needed > hard:
+        raise ShardError(
+            f"{num_files} shards: this process may open {hard} files and needs {needed}; raise the limit "
+            "(ulimit -Hn), or pack with more --samples-per-shard"
+        )
+    if soft != resource.RLIM_INFINITY and needed > soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 @pipeline_def
@@ -94,6 +113,8 @@ def _read(spec: PipelineSpec, files: Sequence[tuple[Path, Path]]) -> dict[str, D
         index_paths=[str(index) for _, index in files],
         ext=names,
         missing_component_behavior="error",
+        # A mapped file ends the process by SIGBUS where it was cut off, and is read ahead without need.
+        dont_use_mmap=True,
         tensor_init_bytes=4096,  # of each member in the shuffle buffer; the default is 1 MB
         shard_id=spec.partition.rank,  # DALI's "shards" are parts of the whole, one for each rank
         num_shards=spec.partition.world_size,
