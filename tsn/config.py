@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-_closed = ConfigDict(extra="forbid")
+_closed = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 BACKBONES = ("resnet18", "resnet50", "resnet101", "resnext101_32x4d", "densenet161", "swin_base")
 """The image networks of the published results.  Beside them, `timm/NAME` and `torchvision/NAME`."""
@@ -157,7 +157,7 @@ class EvalDataConfig:
     past_end: Literal["loop", "repeat_last"] = "loop"
     """What a clip shows that runs past the end of its video: its start again, or the clip's last frame."""
     batch_size: PositiveInt = 8
-    """Videos per rank and forward pass; changes speed and memory, never a result."""
+    """Videos per rank and forward pass; changes speed, memory and the logits' last bits (about 5e-6)."""
     short_side: PositiveInt | None = 256
     """Pixels; frames are scaled to this short side before cropping.  null: the stored size is kept."""
     frame_size: FrameSize = None

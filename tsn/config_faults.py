@@ -23,6 +23,7 @@ from tsn.config import (
 _KINDS = {
     "int_type": "a whole number",
     "float_type": "a number",
+    "finite_number": "a finite number",
     "string_type": "text",
     "bool_type": "true or false",
     "tuple_type": "a list",
@@ -81,7 +82,7 @@ def _describe(error: Mapping[str, Any]) -> tuple[str, str]:
         case "string_pattern_mismatch":
             return key, f"is {in_yaml(found)}, expected text of the form {context['pattern']}"
         case kind if location[0] == "reference" and len(location) > 1:
-            return dotted(location[:2]), f"is {in_yaml(found)}, expected a number or text"
+            return dotted(location[:2]), f"is {in_yaml(found)}, expected a finite number or text"
         case kind:
             return key, f"is {in_yaml(found)}, expected {_KINDS.get(kind, error['msg'])}"
 
@@ -260,11 +261,13 @@ def _size_conflicts(
     """Of the scaled frame and, where the crop has a fixed size in it, the crop."""
     if data.frame_size is None and data.keep_aspect:
         yield f"{section}.keep_aspect", "is true without frame_size, the box to fit into; short_side keeps it"
-    if not is_fixed or (data.frame_size and data.keep_aspect):
+    if not is_fixed:
         return
     crop = _in_words(data.crop_size)
     if data.frame_size:
-        if any(side > room for side, room in zip(data.crop_size, data.frame_size, strict=True)):
+        as_lying = sorted if data.keep_aspect else tuple  # frames lie or stand in the box
+        sides = zip(as_lying(data.crop_size), as_lying(data.frame_size), strict=True)
+        if any(side > room for side, room in sides):
             yield f"{section}.crop_size", f"is {crop}, larger than frame_size {list(data.frame_size)}"
     elif data.short_side is not None and min(data.crop_size) > data.short_side:
         yield f"{section}.crop_size", f"is {crop}, larger than short_side ({data.short_side})"
@@ -282,11 +285,11 @@ def _three_crop_conflicts(section: str, data: EvalDataConfig) -> Iterator[tuple[
             )
     elif data.keep_aspect:
         yield key, f"is {crop}; 3 crops need frames of one known side: use short_side instead of keep_aspect"
-    elif not any(side == room for side, room in zip(data.crop_size, data.frame_size, strict=True)):
+    elif min(room - side for side, room in zip(data.crop_size, data.frame_size, strict=True)) != 0:
         yield (
             key,
             f"is {crop}; 3 crops lie along one side, so it must be as wide or as high as frame_size "
-            f"{list(data.frame_size)}",
+            f"{list(data.frame_size)}, and no larger",
         )
 
 

@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from tsn.config import Config
 from tsn.config_faults import conflicts, describe_errors, valid_sections
 from tsn.config_files import find_config, follow_alias
 from tsn.errors import UserError
-from tsn.yaml_reader import parse_yaml
+from tsn.yaml_reader import dump_yaml, parse_yaml
 
 _STEP = re.compile(r"([^.\[\]]+)|\[(\d+)\]")
 """Of `data.auxiliary[0].train`: a name, or the number of an entry."""
@@ -69,7 +68,7 @@ def config_to_dict(config: Config) -> dict[str, Any]:
 
 def config_to_yaml(config: Config) -> str:
     """The whole config, defaults included, as a file that `load_config` reads back."""
-    return yaml.safe_dump(config_to_dict(config), sort_keys=False)
+    return dump_yaml(config_to_dict(config))
 
 
 def _build(data: dict[str, Any], overrides: Sequence[str], *, source: str, faults: list[str]) -> Config:

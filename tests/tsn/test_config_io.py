@@ -65,7 +65,7 @@ model: {num_classes: many}
             "schedule.epochs: is 0, expected at least 1",
             'schedule.milestones[1]: is "x", expected a whole number',
             'train.amp: is "yes", expected true or false',
-            "reference.top1: is a list, expected a number or text",
+            "reference.top1: is a list, expected a finite number or text",
         ]
     )
 
@@ -87,6 +87,9 @@ model: {num_classes: many}
             'data.auxiliary=[{"name":"A-b","train":{"shards":"a"}}]',
             'data.auxiliary[0].name: is "A-b", expected text of the form ^[a-z0-9_]+$',
         ),
+        ("optim.grad_clip=1e999", "optim.grad_clip: is inf, expected a finite number"),
+        (f"train.seed=1{'0' * 5000}", "train.seed: is inf, expected a whole number"),
+        ("reference.top1=-1e999", "reference.top1: is -inf, expected a finite number or text"),
         ("optim.lr=0", "optim.lr: is 0, expected more than 0.0"),
         ("data.train.area_range=[0.1,0.2,0.3]", "data.train.area_range: has 3 values, expected at most 2"),
         (
@@ -117,12 +120,24 @@ model: {num_classes: many}
             "data.val.keep_aspect: is true without frame_size, the box to fit into",
         ),
         (
+            "data.val.keep_aspect=true data.val.frame_size=[20,20] data.val.crop_size=32",
+            "data.val.crop_size: is 32, larger than frame_size [20, 20]",
+        ),
+        (
+            "data.val.keep_aspect=true data.val.frame_size=[40,30] data.val.crop_size=[31,40]",
+            "data.val.crop_size: is [31, 40], larger than frame_size [40, 30]",
+        ),
+        (
             "data.val.num_crops=3 data.val.frame_size=[340,256] data.val.keep_aspect=true",
             "data.val.crop_size: is 224; 3 crops need frames of one known side",
         ),
         (
             "data.val.num_crops=3 data.val.frame_size=[340,256]",
             "data.val.crop_size: is 224; 3 crops lie along one side, so it must be as wide or as high as",
+        ),
+        (
+            "data.val.num_crops=3 data.val.frame_size=[340,256] data.val.crop_size=[340,300]",
+            "as wide or as high as frame_size [340, 256], and no larger",
         ),
         (
             "data.val.twice=true data.val.sampling=dense",
@@ -174,6 +189,12 @@ def test_each_fault_has_words_of_its_own(config_file, override, fault):
     faults = faults_of(config_file, *override.split())
     assert len(faults) == 1
     assert fault in faults[0]
+
+
+def test_a_crop_as_large_as_the_box_fits_into_it_lying_and_standing(config_file):
+    box = ("data.val.keep_aspect=true", "data.val.frame_size=[40,30]")
+    for crop_size in ([40, 30], [30, 40]):
+        load_config(str(config_file), [*box, f"data.val.crop_size={crop_size}"])
 
 
 def test_settings_that_contradict_each_other_are_faults(config_file):
@@ -280,6 +301,7 @@ def test_a_directory_is_no_config(tmp_path):
         ("- model\n- data\n", "is a list; expected sections such as model, data and schedule"),
         ("model", 'is "model"; expected sections such as model, data and schedule'),
         ("model: [", "not valid YAML: while parsing"),
+        ("a: &a [*a]\n", "nested more than 50 deep; does an alias (*name) stand inside what it names?"),
         ("- {model: 1, model: 2}\n", "is a list; expected sections"),
     ],
 )
@@ -295,3 +317,19 @@ def test_a_config_survives_being_written_and_read(name, tmp_path):
     (tmp_path / "copy.yaml").write_text(config_to_yaml(config))
     assert load_config(str(tmp_path / "copy.yaml")).config == config
     assert config_from_dict(config_to_dict(config), source="checkpoint") == config
+
+
+def test_text_that_looks_like_something_else_survives_being_written_and_read(config_file, tmp_path):
+    data = config_to_dict(load_config(str(config_file)).config)
+    for text in ("1e3", "off", "null", "", "a: b", "é"):
+        data["data"]["train"]["shards"] = data["model"]["pretrained"] = data["reference"][text] = text
+        config = config_from_dict(data, source="test")
+        (tmp_path / "copy.yaml").write_text(config_to_yaml(config), encoding="utf-8")
+        assert load_config(str(tmp_path / "copy.yaml")).config == config
+
+
+def test_a_checkpoint_with_numbers_that_are_not_finite_is_refused(config_file):
+    data = config_to_dict(load_config(str(config_file)).config)
+    data["model"]["dropout"] = data["data"]["train"]["scales"][1] = float("nan")
+    with pytest.raises(UserError, match=r"dropout: is nan, expected a finite.*\n.*scales\[1\]: is nan"):
+        config_from_dict(data, source="last.pt")
