@@ -6,12 +6,12 @@ the raw logits of every video by name.  `--from-scores scores.npz` computes metr
 """
 
 import argparse
-import json
 import math
 import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +21,13 @@ from numpy.typing import NDArray
 
 import launch
 from shards.wording import counted
-from support.outputs import output_faults
+from support.outputs import attempt, output_faults, print_lines, write_json
 from tsn.checkpoint import file_sha256, is_ours, parse_checkpoint
 from tsn.config import Config
 from tsn.config_io import NamedConfig, config_from_dict, config_to_dict, load_config
 from tsn.distributed import World
 from tsn.engine import Predictions, evaluate
 from tsn.errors import UserError
-from tsn.files import write_atomically
 from tsn.metrics import (
     METRICS,
     MULTI_LABEL_METRICS,
@@ -37,7 +36,7 @@ from tsn.metrics import (
     default_metrics,
     metric_of,
 )
-from tsn.scores import Scores, read_scores, write_scores
+from tsn.scores import Scores, check_finite, read_scores, write_scores
 from tsn.unpickling import load_without_executing
 from tsn.weights import extract_weights, load_weights
 
@@ -92,7 +91,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     check_names(args)
     if args.from_scores:
-        report(args.out, measure_again(args.from_scores, list(args.metrics)))
+        result, lines = measure_again(args.from_scores, list(args.metrics))
+        report(args, result, lines, faults=[])
         return 0
 
     tested = read_model(args)
@@ -105,14 +105,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         model = launch.build_network(config)
         load_weights(model, tested.weights, source=str(args.checkpoint), adapt=False)
         loader = launch.build_eval_loader(config, "test", world)
+        faults = []
         if world.is_main:
-            print(describe_protocol(config, manifest.num_samples))
+            lines = [describe_protocol(config, manifest.num_samples)]
+            faults += attempt("standard output", partial(print_lines, lines))
         started = time.perf_counter()
         predictions = evaluate(model.to(device), loader, world=world, amp=config.train.amp)
         seconds = time.perf_counter() - started
         loader.close()
         if predictions is not None:
-            finish(args, tested, predictions, names, seconds=seconds, world=world, device=device)
+            finish(
+                args,
+                tested,
+                predictions,
+                names,
+                seconds=seconds,
+                world=world,
+                device=device,
+                faults=faults,
+            )
     return 0
 
 
@@ -232,16 +243,29 @@ def finish(
     seconds: float,
     world: World,
     device: torch.device,
+    faults: Sequence[str],
 ) -> None:
-    """On rank 0: check that each video was tested, then write scores and result."""
+    """On rank 0: check that each video was tested and got scores, then write and print what can be.
+
+    Args:
+        faults: of what could not be printed before.
+
+    Raises:
+        UserError: other videos were tested, or scores are infinite or not a number: nothing is written.  Or
+            an output could not be written, after all others were.
+    """
     config = tested.named.config
     if [sample_id for sample_id, _ in names] != predictions.sample_ids.tolist():
         raise UserError(
             f"data.test.shards: the videos tested are not those listed in {config.data.test.shards}"
         )
-    if args.scores:
-        ordered = np.array([name for _, name in names])
-        write_scores(args.scores, Scores("", ordered, predictions.labels, predictions.scores))
+    ordered = np.array([name for _, name in names])
+    scores = Scores(str(args.checkpoint), ordered, predictions.labels, predictions.scores)
+    check_finite(scores, "the model is broken; test another checkpoint")
+    faults = list(faults)
+    if args.scores:  # first: a fault in measuring does not cost the test
+        write = partial(write_scores, args.scores, scores, overwrite=args.overwrite)
+        faults += attempt(f"--scores {args.scores}", write)
     test, num_samples = config.data.test, len(predictions.sample_ids)
     result = {
         "num_samples": num_samples,
@@ -256,7 +280,7 @@ def finish(
         "config_name": tested.named.name,
         "config": config_to_dict(config),
     }
-    report(args.out, result)
+    report(args, result, [], faults=faults)
 
 
 def measure(scores: NDArray, labels: NDArray, names: Sequence[str]) -> dict[str, float | None]:
@@ -265,20 +289,22 @@ def measure(scores: NDArray, labels: NDArray, names: Sequence[str]) -> dict[str,
     return {name: None if math.isnan(value) else value for name, value in metrics.items()}
 
 
-def measure_again(paths: Sequence[Path], names: Sequence[str]) -> dict[str, Any]:
-    """The result of one file of scores, or the mean over several, each of which is printed too."""
+def measure_again(paths: Sequence[Path], names: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """The result of one file of scores, or the mean over several; then with a line to print on each."""
     files = [read_scores(path) for path in paths]
     measured = [measure(file.scores, file.labels, names) for file in files]
     if any(metrics.keys() != measured[0].keys() for metrics in measured):
         raise UserError("--from-scores: some videos have one label and some several; name the --metrics")
+    lines = []
     if len(paths) > 1:
         for path, metrics in zip(paths, measured, strict=True):
-            print(f"{path}: " + ", ".join(f"{name} {_text(value)}" for name, value in metrics.items()))
-    return {
+            lines.append(f"{path}: " + ", ".join(f"{n} {_text(value)}" for n, value in metrics.items()))
+    result = {
         "num_samples": sum(len(file.labels) for file in files),
         "metrics": {name: _mean([metrics[name] for metrics in measured]) for name in measured[0]},
         "scores": [str(path) for path in paths],
     }
+    return result, lines
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -291,16 +317,27 @@ def _text(value: float | None) -> str:
     return "undefined" if value is None else format(value, ".4f")
 
 
-def report(out: Path | None, result: dict[str, Any]) -> None:
-    """Print the metrics, and write the whole result to --out."""
-    width = max(len(name) for name in result["metrics"])
-    for name, value in result["metrics"].items():
-        print(f"{name:<{width}}  {_text(value)}")
-    speed = result.get("videos_per_second")
-    print(counted(result["num_samples"], "video") + (f", {speed:.2f} videos/s" if speed else ""))
-    if out:
-        text = json.dumps(result, indent=2) + "\n"
-        write_atomically(out, lambda stream: stream.write(text.encode()))
+def report(
+    args: argparse.Namespace, result: dict[str, Any], lines: Sequence[str], *, faults: Sequence[str]
+) -> None:
+    """Write the whole result to --out, and print the lines and the metrics.
+
+    Args:
+        faults: of outputs that could not be written before.
+
+    Raises:
+        UserError: some output could not be written; those of `faults` too.
+    """
+    faults = list(faults)
+    if args.out:
+        write = partial(write_json, args.out, result, overwrite=args.overwrite)
+        faults += attempt(f"--out {args.out}", write)
+    width, speed = max(map(len, result["metrics"])), result.get("videos_per_second")
+    metrics = [f"{name:<{width}}  {_text(value)}" for name, value in result["metrics"].items()]
+    size = counted(result["num_samples"], "video") + (f", {speed:.2f} videos/s" if speed else "")
+    faults += attempt("standard output", partial(print_lines, [*lines, *metrics, size]))
+    if faults:
+        raise UserError("\n".join(faults))
 
 
 if __name__ == "__main__":

@@ -5,18 +5,17 @@ scores and measures the sum.  Published two-stream results are sums of raw logit
 """
 
 import argparse
-import json
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import launch
 from shards.wording import counted
-from support.outputs import output_faults
+from support.outputs import attempt, output_faults, print_lines, write_json
 from tsn.checkpoint import file_sha256
 from tsn.errors import UserError
-from tsn.files import write_atomically
 from tsn.metrics import METRICS, compute_metrics, default_metrics, metric_of
 from tsn.scores import Scores, fuse, match_names, read_scores, write_scores
 
@@ -43,21 +42,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     weights = args.weights or [1.0] * len(args.files)
     check_arguments(args, weights)
     parts, lacks = match_names(read_all(args.files), common=args.common)
-    for sentence in lacks:
-        print(f"left out: {sentence}")
     first, scores = parts[0], fuse(parts, weights, softmax=args.softmax)
     metrics = compute_metrics(scores, first.labels, args.metrics or default_metrics(first.labels))
-    print(describe(args.files, weights, softmax=args.softmax, num_videos=len(scores)))
-    for name, value in metrics.items():
-        print(
-            f"{name:<{max(map(len, metrics))}}  {'undefined' if math.isnan(value) else format(value, '.4f')}"
-        )
+    faults = []
     if args.out:
-        write_scores(args.out, Scores(str(args.out), first.names, first.labels, scores))
+        fused = Scores(str(args.out), first.names, first.labels, scores)
+        write = partial(write_scores, args.out, fused, overwrite=args.overwrite)
+        faults += attempt(f"--out {args.out}", write)
     if args.result:
         result = build_result(args, weights, metrics, len(scores), lacks)
-        text = json.dumps(result, indent=2) + "\n"
-        write_atomically(args.result, lambda stream: stream.write(text.encode()))
+        write = partial(write_json, args.result, result, overwrite=args.overwrite)
+        faults += attempt(f"--result {args.result}", write)
+    width = max(map(len, metrics))
+    lines = [f"left out: {sentence}" for sentence in lacks]
+    lines.append(describe(args.files, weights, softmax=args.softmax, num_videos=len(scores)))
+    for name, value in metrics.items():
+        lines.append(f"{name:<{width}}  {'undefined' if math.isnan(value) else format(value, '.4f')}")
+    faults += attempt("standard output", partial(print_lines, lines))
+    if faults:
+        raise UserError("\n".join(faults))
     return 0
 
 

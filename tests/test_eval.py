@@ -1,6 +1,10 @@
 """scripts/eval.py as a user runs it, on invented data."""
 
 import json
+import os
+import resource
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -234,6 +238,9 @@ def test_what_cannot_be_written_is_refused_before_the_test(run, untested, tmp_pa
     with pytest.raises(AssertionError, match="has started"):
         untested([*arguments, str(tmp_path / "r")])
     assert list(tmp_path.iterdir()) == [], "a trial leaves nothing behind"
+    (tmp_path / "r").symlink_to("gone")
+    with pytest.raises(UserError, match=rf"{option} {tmp_path}/r: exists already"):
+        untested([word for word in [*arguments, str(tmp_path / "r")] if word != "--overwrite"])
 
 
 def test_only_the_first_process_looks_where_it_will_write(run, evaluate, tmp_path, monkeypatch):
@@ -257,6 +264,117 @@ def test_scores_are_kept_where_the_result_fails(run, evaluate, tmp_path, monkeyp
         evaluate(["--checkpoint", str(run / "run" / "best.pt"), *files])
     assert read_scores(tmp_path / "s.npz").scores.shape == (11, 3)
     assert not (tmp_path / "r.json").exists()
+
+
+def start(*arguments, **options) -> tuple[int, str, str]:
+    """Exit code, output and errors of eval.py in a process of its own."""
+    command = [sys.executable, fake_training.__file__, "fake", "scripts/eval.py", *map(str, arguments)]
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "timeout": 300} | options
+    # Buffered, as at a user's: what could not be printed is tried again when the process leaves.
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(command, env=buffered, **options)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_a_test_is_not_lost_with_its_files(run, tmp_path):
+    files = ["--out", tmp_path / "r.json", "--scores", tmp_path / "s.npz"]
+    code, out, errors = start(
+        "--checkpoint",
+        run / "run" / "best.pt",
+        *files,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)),
+    )
+    assert "\ntop1 " in out
+    place = "could not be written (File too large); name another place"
+    assert f"error: --scores {tmp_path}/s.npz: {place}\n--out {tmp_path}/r.json: {place}\n" in errors
+    assert "Traceback" not in errors
+    assert code == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("stdout", "reason"), [("full disk", "No space left on device"), ("closed pipe", "Broken pipe")]
+)
+def test_a_test_is_not_lost_with_its_output(run, tmp_path, stdout, reason):
+    if stdout == "full disk":
+        output = os.open("/dev/full", os.O_WRONLY)
+    else:
+        reader, output = os.pipe()
+        os.close(reader)
+    files = ["--out", tmp_path / "r.json", "--scores", tmp_path / "s.npz"]
+    code, _, errors = start("--checkpoint", run / "run" / "best.pt", *files, stdout=output)
+    os.close(output)
+    assert f"error: standard output: could not be written ({reason}); name another place\n" in errors
+    assert "Traceback" not in errors
+    assert code == 2
+    assert read(tmp_path / "r.json")["num_samples"] == len(read_scores(tmp_path / "s.npz").scores) == 11
+
+
+def test_a_reader_may_leave_after_the_first_line(run, evaluate, tmp_path, monkeypatch):
+    test, (reader, output) = evaluate.__globals__["evaluate"], os.pipe()
+
+    def test_as_the_reader_leaves(*args, **kwargs):
+        assert os.read(reader, 1000).startswith(b"testing 11 videos")
+        os.close(reader)
+        return test(*args, **kwargs)
+
+    monkeypatch.setitem(evaluate.__globals__, "evaluate", test_as_the_reader_leaves)
+    with os.fdopen(output, "w") as stdout, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", stdout)
+        with pytest.raises(UserError, match=r"^standard output: could not be written \(Broken pipe\)"):
+            evaluate(["--checkpoint", str(run / "run" / "best.pt"), "--out", str(tmp_path / "r.json")])
+    assert read(tmp_path / "r.json")["num_samples"] == 11
+
+
+def test_the_result_is_written_where_the_scores_fail(run, evaluate, tmp_path, monkeypatch, capsys):
+    def fail(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setitem(evaluate.__globals__, "write_scores", fail)
+    files = ["--out", str(tmp_path / "r.json"), "--scores", str(tmp_path / "s.npz")]
+    with pytest.raises(
+        UserError, match=r"^--scores .*s.npz: could not be written \(No space left on device\)"
+    ):
+        evaluate(["--checkpoint", str(run / "run" / "best.pt"), *files])
+    assert read(tmp_path / "r.json")["num_samples"] == 11
+    assert "top1" in capsys.readouterr().out
+
+
+def test_files_that_appear_during_the_test_are_not_replaced(run, evaluate, tmp_path, monkeypatch, capsys):
+    test, out, scores = evaluate.__globals__["evaluate"], tmp_path / "r.json", tmp_path / "s.npz"
+
+    def test_beside_another_run(*args, **kwargs):
+        out.write_text("of the other run")
+        scores.write_text("of the other run")
+        return test(*args, **kwargs)
+
+    monkeypatch.setitem(evaluate.__globals__, "evaluate", test_beside_another_run)
+    arguments = ["--checkpoint", str(run / "run" / "best.pt"), "--out", str(out), "--scores", str(scores)]
+    with pytest.raises(
+        UserError,
+        match=r"^--scores .*s.npz: has appeared since the start and was not replaced; name another file\n"
+        r"--out .*r.json: has appeared",
+    ):
+        evaluate(arguments)
+    assert "top1" in capsys.readouterr().out
+    assert out.read_text() == scores.read_text() == "of the other run"
+    evaluate([*arguments, "--overwrite"])
+    assert read(out)["num_samples"] == len(read_scores(scores).scores) == 11
+
+
+def test_a_model_without_finite_scores_has_no_result(run, evaluate, tmp_path, capsys):
+    content = torch.load(run / "run" / "best.pt", weights_only=True)
+    content["model"]["fc.bias"][1] = float("nan")
+    torch.save(content, tmp_path / "broken.pt")
+    files = ["--out", str(tmp_path / "r.json"), "--scores", str(tmp_path / "s.npz")]
+    with pytest.raises(
+        UserError,
+        match=r"broken.pt: scores of 11 of 11 videos are infinite or not a number: video00.mp4, .* and 6 "
+        r"more; the model is broken; test another checkpoint",
+    ):
+        evaluate(["--checkpoint", str(tmp_path / "broken.pt"), *files])
+    assert [path.name for path in tmp_path.iterdir()] == ["broken.pt"]
+    assert "top1" not in capsys.readouterr().out
 
 
 def test_one_of_anything_is_told_in_the_singular(run, evaluate, tmp_path, capsys):

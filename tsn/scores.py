@@ -62,15 +62,37 @@ def read_scores(path: Path) -> Scores:
         raise UserError(
             f"{path}: names that come more than once: {_some(repeated)}; scores are matched by name"
         )
-    if not np.isfinite(scores).all():
-        raise UserError(f"{path}: holds scores that are infinite or not a number; test that model again")
-    return Scores(str(path), names, labels, scores)
+    read = Scores(str(path), names, labels, scores)
+    check_finite(read, "test that model again")
+    return read
 
 
-def write_scores(path: Path, scores: Scores) -> None:
-    """Write a file that `read_scores` reads."""
+def check_finite(scores: Scores, remedy: str) -> None:
+    """Refuse scores of which nothing can be measured.
+
+    Args:
+        remedy: what the user can do, for the end of the message.
+
+    Raises:
+        UserError: a score is infinite or not a number; how many videos have such, and the first of them.
+    """
+    rows = np.flatnonzero(~np.isfinite(scores.scores).all(axis=1))
+    if len(rows):
+        raise UserError(
+            f"{scores.source}: scores of {len(rows)} of {len(scores.names)} videos are infinite or not a "
+            f"number: {_some(scores.names[rows].tolist())}; {remedy}"
+        )
+
+
+def write_scores(path: Path, scores: Scores, *, overwrite: bool) -> None:
+    """Write a file that `read_scores` reads.
+
+    Raises:
+        FileExistsError: without `overwrite`, and the file exists.
+        OSError: it cannot be written.
+    """
     arrays = {"names": scores.names, "labels": scores.labels, "scores": scores.scores}
-    write_atomically(path, lambda stream: np.savez(stream, **arrays))
+    write_atomically(path, lambda stream: np.savez(stream, **arrays), overwrite=overwrite)
 
 
 def match_names(parts: Sequence[Scores], *, common: bool) -> tuple[list[Scores], list[str]]:

@@ -1,6 +1,7 @@
 """fuse.py as a user runs it: golden fusions, matching by name, and what it refuses."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from fake_training import ROOT, load_entry_point
 
 from tsn.errors import UserError
-from tsn.scores import read_scores
+from tsn.scores import fuse, read_scores
 
 FUSE = load_entry_point(ROOT / "scripts" / "fuse.py").main
 
@@ -154,3 +155,31 @@ def test_every_file_that_holds_no_scores_is_named(tmp_path):
     np.savez(tmp_path / "other.npz", names=np.array(["a"]))
     with pytest.raises(UserError, match=r"(?s)text.npz: is no file of scores.*other.npz.*gone.npz"):
         FUSE([str(tmp_path / name) for name in ("text.npz", "other.npz", "gone.npz")])
+
+
+def test_what_can_be_delivered_is_whatever_fails_beside_it(tmp_path, monkeypatch):
+    one = write(tmp_path / "one.npz", ["a"], [0], [[1, 0]])
+    out, result = tmp_path / "f.npz", tmp_path / "r.json"
+
+    def fuse_beside_another_run(*args, **kwargs):
+        out.write_text("of the other run")
+        return fuse(*args, **kwargs)
+
+    monkeypatch.setitem(FUSE.__globals__, "fuse", fuse_beside_another_run)
+    with (tmp_path / "printed").open("w") as stdout, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", stdout)
+        with pytest.raises(UserError, match=r"^--out .*f.npz: has appeared since the start .* another file$"):
+            FUSE([one, one, "--out", str(out), "--result", str(result)])
+    assert out.read_text() == "of the other run"
+    assert json.loads(result.read_text())["metrics"]["top1"] == 1
+    assert "top1                 1.0000" in (tmp_path / "printed").read_text()
+
+    result.unlink()
+    with open("/dev/full", "w") as stdout, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", stdout)
+        with pytest.raises(
+            UserError, match=r"^standard output: could not be written \(No space left on device"
+        ):
+            FUSE([one, one, "--out", str(out), "--result", str(result), "--overwrite"])
+    assert read_scores(out).scores.tolist() == [[2, 0]]
+    assert result.exists()

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from tsn.errors import UserError
-from tsn.scores import read_scores
+from tsn.scores import Scores, read_scores, write_scores
 
 
 def test_a_missing_file_of_scores_is_said_to_be_missing(tmp_path):
@@ -19,3 +19,16 @@ def test_other_files_are_no_scores_and_numpy_is_not_quoted(tmp_path):
     for path in tmp_path.iterdir():
         with pytest.raises(UserError, match=rf"{path.name}: is no file of scores, .*; name such a file$"):
             read_scores(path)
+
+
+def test_videos_without_finite_scores_are_counted_and_named(tmp_path):
+    scores = np.ones((9, 2), np.float32)
+    scores[2:, 1], scores[8, 0] = np.nan, np.inf
+    names, labels = np.array([f"v{i}" for i in range(9)]), np.zeros(9, np.int64)
+    write_scores(tmp_path / "s.npz", Scores("", names, labels, scores), overwrite=False)
+    with pytest.raises(
+        UserError,
+        match=r"s.npz: scores of 7 of 9 videos are infinite or not a number: v2, v3, v4, v5, v6 and 2 more; "
+        r"test that model again$",
+    ):
+        read_scores(tmp_path / "s.npz")
