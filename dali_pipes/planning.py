@@ -8,6 +8,7 @@ import numpy as np
 
 from dali_pipes import sampling, windows
 from dali_pipes.fractions import Floats, Ints, hashed_fractions
+from shards.manifest import Manifest
 from shards.sample import META_FIELDS
 from tsn.config import EvalDataConfig, TrainDataConfig
 
@@ -32,6 +33,33 @@ class Plan:
     scaled_sizes: Ints
     windows: Ints
     flips: np.ndarray
+
+
+def crop_fault(data: TrainDataConfig | EvalDataConfig, manifest: Manifest) -> str | None:
+    """What is wrong where a crop of fixed size does not fit into frames, as far as the manifest tells."""
+    if isinstance(data, TrainDataConfig) and data.crop != "center":
+        return None
+    sizes = windows.too_small_sizes(
+        (manifest.min_width, manifest.max_width),
+        (manifest.min_height, manifest.max_height),
+        manifest.max_short_side,
+        crop_size=data.crop_size,
+        short_side=data.short_side,
+        frame_size=data.frame_size,
+        keep_aspect=data.keep_aspect,
+    )
+    if sizes is None:
+        return None
+    scaled = _scaled(data, sizes)
+    frames = _span(sizes) if np.array_equal(sizes, scaled) else f"{_span(sizes)}, scaled to {_span(scaled)},"
+    return (
+        f"frames of {frames} are smaller than crop_size {list(data.crop_size)}: choose a smaller "
+        "crop_size, or a larger short_side or frame_size"
+    )
+
+
+def _span(sizes: Ints) -> str:
+    return " to ".join(dict.fromkeys(f"{width} x {height}" for width, height in sizes.tolist()))
 
 
 def num_fractions(data: TrainDataConfig) -> int:
@@ -122,7 +150,10 @@ def _clips(data: TrainDataConfig | EvalDataConfig) -> dict[str, Any]:
 def _sizes(data: TrainDataConfig | EvalDataConfig, meta: Ints) -> tuple[Ints, Ints]:
     """Of the stored frames, and of the scaled ones."""
     sizes = meta[:, [META["width"], META["height"]]]
-    scaled = windows.scaled_sizes(
+    return sizes, _scaled(data, sizes)
+
+
+def _scaled(data: TrainDataConfig | EvalDataConfig, sizes: Ints) -> Ints:
+    return windows.scaled_sizes(
         sizes, short_side=data.short_side, frame_size=data.frame_size, keep_aspect=data.keep_aspect
     )
-    return sizes, scaled

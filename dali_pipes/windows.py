@@ -52,6 +52,42 @@ def scaled_sizes(
     return (sizes * factors[:, None] + 0.5).astype(np.int64)
 
 
+def too_small_sizes(
+    widths: tuple[int, int],
+    heights: tuple[int, int],
+    max_short_side: int,
+    *,
+    crop_size: tuple[int, int],
+    short_side: int | None = None,
+    frame_size: tuple[int, int] | None = None,
+    keep_aspect: bool = False,
+) -> Ints | None:
+    """Sizes of stored frames, one of which is there for certain, that once scaled a crop does not fit into.
+
+    Each extreme is a side of some frame, whose other side lies anywhere between the extremes of that side.
+    Exact where all frames have one size; else None may also mean that it cannot be known from the extremes.
+
+    Args:
+        widths, heights: smallest and largest of the stored frames.
+        max_short_side: largest short side of them.
+        short_side, frame_size, keep_aspect: as `scaled_sizes` takes them.
+
+    Returns:
+        (2, 2): the first and the last size that the frame can have; equal if it is known.
+    """
+    for side, known, other in ((0, widths, heights), (1, heights, widths)):
+        for extreme in known:
+            sizes = np.full((other[1] - other[0] + 1, 2), extreme)
+            sizes[:, 1 - side] = np.arange(other[0], other[1] + 1)
+            sizes = sizes[sizes.min(axis=1) <= max_short_side]
+            scaled = scaled_sizes(
+                sizes, short_side=short_side, frame_size=frame_size, keep_aspect=keep_aspect
+            )
+            if np.any(scaled < crop_size, axis=1).all():
+                return sizes[[0, -1]]
+    return None
+
+
 def multi_scale_windows(
     sizes: Ints,
     fractions: Floats,

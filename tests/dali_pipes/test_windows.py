@@ -53,6 +53,51 @@ def scale(sizes, **options) -> list[list[int]]:
     return windows.scaled_sizes(np.array(sizes), **options).tolist()
 
 
+def too_small(sizes, **options) -> list[list[int]] | None:
+    """As for shards of frames of these sizes."""
+    widths, heights = np.array(sizes).T
+    short_sides = np.minimum(widths, heights)
+    extremes = (widths.min(), widths.max()), (heights.min(), heights.max())
+    found = windows.too_small_sizes(extremes[0], extremes[1], short_sides.max(), **options)
+    return None if found is None else found.tolist()
+
+
+@pytest.mark.parametrize(
+    ("sizes", "options", "expected"),
+    [
+        ([[160, 128]], {"frame_size": (36, 36), "keep_aspect": True}, [[160, 128], [160, 128]]),  # 36 x 29
+        ([[160, 128]], {"frame_size": (40, 32), "keep_aspect": True}, None),
+        ([[160, 128]], {"frame_size": (36, 36)}, None),
+        ([[160, 128]], {"frame_size": (36, 31)}, [[160, 128], [160, 128]]),
+        ([[160, 128]], {"short_side": 31}, [[160, 128], [160, 128]]),
+        ([[160, 128]], {}, None),
+        ([[160, 128], [60, 31]], {}, [[60, 31], [160, 31]]),  # of the lowest the width is not known
+        ([[455, 256], [256, 340]], {"frame_size": (36, 36), "keep_aspect": True}, [[455, 256], [455, 256]]),
+        ([[128, 128], [160, 160], [160, 128]], {"frame_size": (36, 36), "keep_aspect": True}, None),
+    ],
+)
+def test_frames_are_too_small_for_a_crop_where_one_must_be(sizes, options, expected):
+    assert too_small(sizes, crop_size=(32, 32), **options) == expected
+
+
+def test_one_size_of_frames_is_too_small_for_a_crop_exactly_where_it_is_and_several_never_are_wrongly():
+    rng = np.random.default_rng(4)
+    found = set()
+    for _ in range(2000):
+        sizes = rng.integers(10, 90, (rng.integers(1, 4), 2))
+        crop_size, frame_size = (tuple(rng.integers(10, 60, 2).tolist()) for _ in range(2))
+        options = [
+            {"short_side": int(rng.integers(10, 60))},
+            {"frame_size": frame_size, "keep_aspect": bool(rng.integers(2))},
+            {},
+        ][rng.integers(3)]
+        is_small = bool(np.any(np.array(scale(sizes, **options)) < crop_size))
+        is_found = too_small(sizes, crop_size=crop_size, **options) is not None
+        assert is_found == is_small if len(sizes) == 1 else is_found <= is_small
+        found.add((len(sizes) == 1, is_small, is_found))
+    assert len(found) == 5  # all that can be
+
+
 def test_multi_scale_windows_snap_to_the_width_and_the_height_of_a_crop_that_is_no_square():
     out = multi_scale([[150, 100]] * 2000, crop_size=(89, 73))
     assert set((out[:, 2] - out[:, 0]).tolist()) == {100, 89, 75, 66}
