@@ -16,11 +16,12 @@ import torch
 
 from shards.manifest import Manifest, ShardError, check_files, load_manifest
 from shards.reading import ShardDataset
+from tsn.checkpoint import flat_settings
 from tsn.config import Config
 from tsn.config_faults import train_sources
-from tsn.config_io import NamedConfig, load_config
+from tsn.config_io import NamedConfig, config_to_dict, load_config
 from tsn.data import Loader
-from tsn.distributed import World, pick_device, start_world, stop_world
+from tsn.distributed import World, check_equal, pick_device, start_world, stop_world
 from tsn.errors import UserError
 from tsn.metrics import SINGLE_LABEL_METRICS, metric_of
 from tsn.model import TSN, build_model
@@ -162,12 +163,9 @@ def check_shards(config: Config, splits: Sequence[Split]) -> dict[Split, Manifes
     Raises:
         UserError: everything that is wrong with them, each with the config key that names the directory.
     """
-    directories = {f"data.{split}": getattr(config.data, split).shards for split in splits}
-    if "train" in splits:
-        directories |= {section: train.shards for section, train in train_sources(config.data).items()}
     manifests: dict[str, Manifest] = {}
     faults: list[str] = []
-    for section, directory in directories.items():
+    for section, directory in _directories(config, splits).items():
         try:
             manifest = load_manifest(Path(directory))
             check_files(Path(directory), manifest)
@@ -180,6 +178,32 @@ def check_shards(config: Config, splits: Sequence[Split]) -> dict[Split, Manifes
     if faults:
         raise UserError("\n".join(faults))
     return {split: manifests[f"data.{split}"] for split in splits}
+
+
+def check_agreement(config: Config, world: World, splits: Sequence[Split], **more: object) -> None:
+    """Make sure that all ranks run the same config on the same samples.  Machines may have them in different
+    places.
+
+    Args:
+        more: what else must be equal, by name.
+
+    Raises:
+        UserError: something differs, on every rank.
+    """
+    settings = flat_settings(config_to_dict(config))
+    facts = {key: value for key, value in settings.items() if not key.endswith(".shards")}
+    for section, directory in _directories(config, splits).items():
+        manifest = load_manifest(directory)
+        facts[f"{section}.shards"] = f"{manifest.num_samples} samples of checksum {manifest.digest}"
+    check_equal(world, facts | more)
+
+
+def _directories(config: Config, splits: Sequence[Split]) -> dict[str, str]:
+    """The shards of splits by section of the config; with `train` those of the further sources, too."""
+    directories = {f"data.{split}": getattr(config.data, split).shards for split in splits}
+    if "train" in splits:
+        directories |= {section: train.shards for section, train in train_sources(config.data).items()}
+    return directories
 
 
 def _misfits(config: Config, manifest: Manifest) -> Iterator[str]:

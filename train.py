@@ -12,14 +12,14 @@ from pathlib import Path
 import torch
 
 import launch
-from tsn.checkpoint import check_resumable, load_checkpoint
+from tsn.checkpoint import Checkpoint, check_resumable, load_checkpoint
+from tsn.config import Config
 from tsn.config_io import NamedConfig, config_to_yaml
-from tsn.distributed import World, barrier, from_main, max_over_ranks
-from tsn.errors import UserError
+from tsn.distributed import World, barrier, max_over_ranks, on_main
 from tsn.randomness import be_deterministic
 from tsn.run import Run
 from tsn.stopping import StopRequest, listen_for_stop
-from tsn.weights import load_pretrained
+from tsn.weights import checksum, load_pretrained
 from tsn.work_dir import WorkDirClaim, find_checkpoint
 
 
@@ -73,12 +73,9 @@ def build_run(
 ) -> Run:
     """Check everything that can be checked, then build the run, or restore it."""
     config = named.config
-    take_claim(claim, work_dir, world)
-    path = find_checkpoint(work_dir, resume)
-    checkpoint = load_checkpoint(path) if path else None
-    if checkpoint:
-        check_resumable(checkpoint, config, world_size=world.world_size, source=str(path))
-    launch.check_shards(config, ("train", "val"))
+    on_main(world, lambda: claim.take(work_dir))
+    path, checkpoint = on_main(world, lambda: read_checkpoint(work_dir, resume, config, world))
+    manifests = launch.check_shards(config, ("train", "val"))
     if config.train.deterministic:
         be_deterministic()
     else:
@@ -88,6 +85,7 @@ def build_run(
     origin = f"going on from {path}"
     if checkpoint is None:
         origin = load_pretrained(model, config.model)
+    launch.check_agreement(config, world, ("train", "val"), **{"initial weights": checksum(model)})
     run = Run(
         named,
         model=model,
@@ -97,14 +95,16 @@ def build_run(
         world=world,
         device=device,
         work_dir=work_dir,
+        classes=manifests["train"].classes,
+        val_set=manifests["val"].digest,
     )
     if checkpoint:
         run.restore(checkpoint, source=str(path))
 
-    barrier(world)  # every rank has looked at the work directory before anything is written into it
-    if world.is_main:
-        work_dir.mkdir(parents=True, exist_ok=True)
-    take_claim(claim, work_dir, world, create=True)
+    barrier(world)  # nothing is written before every rank is ready
+    on_main(world, lambda: claim.take(work_dir, create=True))
+    if checkpoint and checkpoint.run.best is not None and run.state.best is None and world.is_main:
+        print("data.val is not what best.pt was chosen on: the next validation writes a new one")
     if world.is_main:
         (work_dir / "config.yaml").write_text(config_to_yaml(config), encoding="utf-8")
         print_start(run, origin)
@@ -112,16 +112,16 @@ def build_run(
     return run
 
 
-def take_claim(claim: WorkDirClaim, work_dir: Path, world: World, *, create: bool = False) -> None:
-    """Rank 0 does it for all; every rank learns of a refusal."""
-    fault = None
-    if world.is_main:
-        try:
-            claim.take(work_dir, create=create)
-        except UserError as error:
-            fault = str(error)
-    if fault := from_main(world, fault):
-        raise UserError(fault)
+def read_checkpoint(
+    work_dir: Path, resume: str | None, config: Config, world: World
+) -> tuple[Path | None, Checkpoint | None]:
+    """Where to go on, if anywhere.  Other ranks get it from rank 0: they may not see its work directory."""
+    path = find_checkpoint(work_dir, resume)
+    if path is None:
+        return None, None
+    checkpoint = load_checkpoint(path)
+    check_resumable(checkpoint, config, world_size=world.world_size, source=str(path))
+    return path, checkpoint
 
 
 def train(run: Run, stop: StopRequest) -> int:

@@ -1,6 +1,5 @@
 """Batches for a training or testing loop: epochs, steps and their state on top of a DALI pipeline."""
 
-import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -179,10 +178,9 @@ class Loader:
     def _identity(self) -> dict[str, Any]:
         """What must be equal for a state to fit."""
         spec = self._spec
-        content = ",".join(shard.sha256 for shard in spec.manifest.shards)
         settings = {name: value for name, value in asdict(spec.data).items() if name != "shards"}
         return {
-            "samples": f"{spec.manifest.num_samples} in shards {zlib.crc32(content.encode()):08x}",
+            "samples": f"{spec.manifest.num_samples} in shards {spec.manifest.digest}",
             "seed": spec.seed,
             "rank": spec.partition.rank,
             "world_size": spec.partition.world_size,
@@ -209,7 +207,7 @@ def build_train_loader(
         ShardError: the directory is missing, unfinished, damaged or of another version.
         ValueError: there are fewer samples than a global batch.
     """
-    directory, manifest = _open_shards(data, data.train, rank, world_size)
+    directory, manifest = _open_shards(data, data.train, local_rank, local_world_size)
     partition = train_partition(
         manifest.num_samples, batch_size=data.train.batch_size, rank=rank, world_size=world_size
     )
@@ -233,7 +231,7 @@ def build_eval_loader(
         ShardError: the directory is missing, unfinished, damaged or of another version, or frames are too
             small.
     """
-    directory, manifest = _open_shards(data, split, rank, world_size)
+    directory, manifest = _open_shards(data, split, local_rank, local_world_size)
     partition = eval_partition(
         manifest.num_samples, batch_size=split.batch_size, rank=rank, world_size=world_size
     )
@@ -241,16 +239,17 @@ def build_eval_loader(
 
 
 def _open_shards(
-    data: DataConfig, split: TrainDataConfig | EvalDataConfig, rank: int, world_size: int
+    data: DataConfig, split: TrainDataConfig | EvalDataConfig, local_rank: int, local_world_size: int
 ) -> tuple[Path, Manifest]:
-    """The directory of a split, checked as far as that is cheap."""
+    """The directory of a split, checked as far as that is cheap; with `verify` all of it by the ranks of each
+    machine, which may have a copy of its own."""
     if data.device == "gpu" and not torch.cuda.is_available():
         raise ValueError('data.device: "gpu", but this machine has no usable NVIDIA GPU; use "auto" or "cpu"')
     directory = Path(split.shards)
     manifest = load_manifest(directory)
     check_files(directory, manifest)
     if data.verify:
-        check_contents(directory, manifest.shards[rank::world_size])
+        check_contents(directory, manifest.shards[local_rank::local_world_size])
     _check_split(directory, manifest, split)
     return directory, manifest
 

@@ -143,15 +143,22 @@ def build_tiny_network(config) -> TSN:
     return TSN(backbone, 8, config.model.num_classes, dropout=config.model.dropout, init_std=0.1, **grey)
 
 
-FAKES = ("check_shards", "build_network", "build_train_loader", "build_eval_loader", "sample_names")
+FAKES = (
+    "check_shards",
+    "load_manifest",
+    "build_network",
+    "build_train_loader",
+    "build_eval_loader",
+    "sample_names",
+)
 
 
 def install_fakes() -> None:
     """Let the entry points build a small network and fake loaders, and find no fault with shards that do not
     exist."""
-    launch.check_shards = lambda config, splits: {
-        split: SimpleNamespace(num_samples=NUM_VAL, multi_label=False) for split in splits
-    }
+    manifest = SimpleNamespace(num_samples=NUM_VAL, multi_label=False, classes=None, digest="")
+    launch.check_shards = lambda config, splits: dict.fromkeys(splits, manifest)
+    launch.load_manifest = lambda directory: manifest
     launch.build_network = build_tiny_network
     launch.build_train_loader = fake_train_loader
     launch.build_eval_loader = fake_eval_loader

@@ -8,13 +8,14 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import fake_training
 import pytest
 import torch
 
-from tsn.checkpoint import load_checkpoint
+from tsn.checkpoint import load_checkpoint, save_checkpoint
 from tsn.errors import UserError
 
 CONFIG = """
@@ -268,11 +269,80 @@ def command(num_ranks: int, *arguments: str, script: str = "train.py", loaders: 
     start = [str(SCRIPT), loaders, script, *arguments]
     if num_ranks == 1:
         return [sys.executable, *start]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(num_ranks)]
+    return [*torchrun, "--master-port", str(free_port()), *start]
+
+
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(num_ranks)]
-    return [*torchrun, "--master-port", str(port), *start]
+        return probe.getsockname()[1]
+
+
+def run_on_two_machines(
+    machines: list[Path], *arguments: list[str]
+) -> list[subprocess.CompletedProcess[str]]:
+    """train.py of two ranks, each with a current directory of its own, as two machines without a common disk
+    have; `arguments` of both, or of each."""
+    place = {"WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "OMP_NUM_THREADS": "1"}
+    place |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port())}
+    processes = [
+        subprocess.Popen(
+            command(1, *own),
+            cwd=machine,
+            env=os.environ | place | {"RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank, (machine, own) in enumerate(zip(machines, 2 * arguments, strict=False))
+    ]
+    outputs = [process.communicate(timeout=240) for process in processes]
+    return [
+        subprocess.CompletedProcess(process.args, process.returncode, *output)
+        for process, output in zip(processes, outputs, strict=True)
+    ]
+
+
+def test_machines_need_no_common_disk_to_resume(cfg, tmp_path):
+    apart, together = [tmp_path / "a", tmp_path / "b"], [tmp_path / "c"] * 2
+    for machine in (*apart, together[0]):
+        machine.mkdir()
+    options = ["--cfg", str(cfg), "--work-dir", "run", "--resume", "auto"]
+    for epochs in (2, 3):
+        for machines in (apart, together):
+            for done in run_on_two_machines(machines, [*options, f"schedule.epochs={epochs}"]):
+                assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "b" / "run").exists()
+    assert_same_run(tmp_path / "a" / "run", tmp_path / "c" / "run")
+
+
+def test_ranks_that_were_started_differently_are_refused(cfg, tmp_path):
+    options = ["--cfg", str(cfg), "--work-dir", "run"]
+    for done in run_on_two_machines([tmp_path] * 2, options, [*options, "optim.lr=0.5"]):
+        assert done.returncode == 2
+        assert "error: optim.lr: 0.5 on rank 1, 0.1 on rank 0\nall ranks must run the same" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_best_checkpoint_is_that_of_the_validation_set_in_force(train, cfg, tmp_path, capsys):
+    options = ["--cfg", str(cfg), "--work-dir", str(tmp_path), "--resume", "auto"]
+    train.main([*options, "schedule.epochs=2"])
+    best = load_checkpoint(tmp_path / "best.pt").run
+    last = load_checkpoint(tmp_path / "last.pt")
+    save_checkpoint(tmp_path / "last.pt", replace(last, run=replace(last.run, best=2.0)))
+    train.main([*options, "schedule.epochs=3", "data.val.batch_size=2"])
+    assert load_checkpoint(tmp_path / "last.pt").run.best == 2.0
+    train.main([*options, "schedule.epochs=4", "data.val.num_segments=3"])
+    assert "data.val is not what best.pt was chosen on" in capsys.readouterr().out
+    after = load_checkpoint(tmp_path / "best.pt").run
+    assert after.best_epoch == 4 and after.best_on != best.best_on
+
+
+def test_a_full_disk_ends_in_one_message(train, cfg, tmp_path):
+    os.symlink("/dev/full", tmp_path / "log.jsonl")
+    with pytest.raises(UserError, match=r"log\.jsonl: cannot be written: No space left on device"):
+        train.main(["--cfg", str(cfg), "--work-dir", str(tmp_path), "--resume", "auto"])
 
 
 def test_a_second_run_in_the_same_directory_is_refused_while_the_first_is_there(train, cfg, tmp_path):

@@ -48,6 +48,8 @@ class RunState:
     """The best value of the validation metric so far."""
     best_epoch: int = 0
     """Epochs trained when it was reached."""
+    best_on: str = ""
+    """The validation set, and how it was tested, that `best` belongs to."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,8 @@ class Checkpoint:
     config_name: str
     config: dict[str, Any]
     """The whole config as nested plain data."""
+    classes: list[str] | None
+    """The names of the classes in the order of the logits, where the training shards tell them."""
     trained: dict[str, Tensor] | None = None
     """With `train.ema` the weights themselves, without which a run cannot go on."""
     versions: dict[str, str] = field(default_factory=lambda: {"torch": str(torch.__version__)})
@@ -84,10 +88,24 @@ class Checkpoint:
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write the file, atomically: whatever happens, `path` is a whole checkpoint, the old one or the new
-    one."""
+    one.
+
+    Raises:
+        UserError: it cannot be written, e.g. because the disk is full.
+    """
     content = {item.name: getattr(checkpoint, item.name) for item in fields(checkpoint)}
     content |= {"run": asdict(checkpoint.run), "format": FORMAT, "version": VERSION}
-    write_atomically(path, lambda stream: torch.save(content, stream))
+    try:
+        write_atomically(path, lambda stream: torch.save(content, stream))
+    except (OSError, RuntimeError) as error:
+        # torch turns what the system says into an error of its own.
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError):
+            raise
+        raise UserError(
+            f"{path}: cannot be written: {cause.strerror}.  The file from before, if any, is whole: make "
+            "room and go on from it with --resume auto"
+        ) from error
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -136,7 +154,7 @@ def check_resumable(checkpoint: Checkpoint, config: Config, *, world_size: int, 
             f"the run has {checkpoint.world_size} ranks, and now there are {world_size}; start as many as "
             f"before (torchrun --nproc-per-node)"
         )
-    now, then = _flat(config_to_dict(config)), _flat(checkpoint.config)
+    now, then = flat_settings(config_to_dict(config)), flat_settings(checkpoint.config)
     may_change = (
         RESUME_MAY_CHANGE if config.schedule.kind == "cosine" else (*RESUME_MAY_CHANGE, "schedule.epochs")
     )
@@ -162,11 +180,14 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested sections, and lists of them, as {dotted key: value}."""
+def flat_settings(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested sections of a config, and lists of them, as {dotted key: value}."""
     flat: dict[str, Any] = {}
     for key, value in data.items():
         if isinstance(value, list) and value and isinstance(value[0], dict):
             value = {f"[{i}]": item for i, item in enumerate(value)}
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        if isinstance(value, dict):
+            flat |= flat_settings(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
     return {key.replace(".[", "["): value for key, value in flat.items()}

@@ -5,12 +5,15 @@ Every function takes a `World` and works without a process group where there is 
 
 import gc
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from tsn.errors import UserError
 
 T = TypeVar("T")
 
@@ -116,6 +119,48 @@ def from_main(world: World, value: T) -> T:
     box = [value]
     dist.broadcast_object_list(box, src=0)
     return box[0]
+
+
+def on_main(world: World, task: Callable[[], T]) -> T:
+    """What `task` gives on rank 0, which alone runs it, on every rank.
+
+    Raises:
+        UserError: that of `task`, on every rank.
+    """
+    if world.world_size == 1:
+        return task()
+    outcome: Any = None
+    if world.is_main:
+        try:
+            outcome = task(), None
+        except UserError as error:
+            outcome = None, str(error)
+    value, fault = from_main(world, outcome)
+    if fault is not None:
+        raise UserError(fault)
+    return value
+
+
+def check_equal(world: World, facts: Mapping[str, Any]) -> None:
+    """Make sure that these facts, by name, are the same on every rank.
+
+    Raises:
+        UserError: they are not, on every rank; each that differs is named.
+    """
+    if world.world_size == 1:
+        return
+    everywhere: list[Any] = [None] * world.world_size
+    dist.all_gather_object(everywhere, dict(facts))
+    first = everywhere[0]
+    faults = [
+        f"{name}: {own.get(name)} on rank {rank}, {first.get(name)} on rank 0"
+        for rank, own in enumerate(everywhere)
+        for name in sorted(own.keys() | first.keys())
+        if own.get(name) != first.get(name)
+    ]
+    if faults:
+        remedy = "all ranks must run the same command line on the same files, or on equal copies"
+        raise UserError("\n".join([*faults, remedy]))
 
 
 def broadcast_buffers(world: World, model: nn.Module) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from tsn.errors import UserError
+
 _VAL_FACTS = ("epoch", "step", "num_samples", "videos_per_s")
 """What a validation record holds beside the metrics."""
 
@@ -21,7 +23,7 @@ class RunLog:
         # TensorBoard takes seconds to import, so only who writes a log pays for it.
         from torch.utils.tensorboard.writer import SummaryWriter
 
-        self._file = (work_dir / "log.jsonl").open("ab")
+        self._file = (work_dir / "log.jsonl").open("ab", buffering=0)
         if self._file.tell() > resume_size_bytes:
             self._file.truncate(resume_size_bytes)
         self._curves = SummaryWriter(str(work_dir / "tensorboard"), purge_step=resume_step + 1)
@@ -32,10 +34,21 @@ class RunLog:
         return self._file.seek(0, 2)
 
     def write(self, kind: str, record: dict[str, Any]) -> None:
-        """Tell a record of `kind` train or val in all three places.  It holds `epoch` and `step`."""
+        """Tell a record of `kind` train or val in all three places.  It holds `epoch` and `step`.
+
+        Raises:
+            UserError: it cannot be written, e.g. because the disk is full.
+        """
         print(format_line(kind, record), flush=True)
-        self._file.write(json.dumps({"kind": kind, **record}).encode() + b"\n")
-        self._file.flush()
+        line = json.dumps({"kind": kind, **record}).encode() + b"\n"
+        try:
+            while line:
+                line = line[self._file.write(line) :]
+        except OSError as error:
+            raise UserError(
+                f"{self._file.name}: cannot be written: {error.strerror}.  Make room and go on with "
+                "--resume auto"
+            ) from error
         for name, value in record.items():
             if name not in ("epoch", "step", "num_steps") and isinstance(value, int | float):
                 self._curves.add_scalar(f"{kind}/{name}", value, record["step"])

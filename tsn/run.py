@@ -1,5 +1,6 @@
 """A training run: what is trained, how far it is, and how it is saved, restored, logged and validated."""
 
+import json
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tsn.auxiliary import Auxiliary
 from tsn.checkpoint import Checkpoint, RunState, check_resumable, save_checkpoint
-from tsn.config import TrainConfig
+from tsn.config import Config, TrainConfig
 from tsn.config_io import NamedConfig, config_to_dict
 from tsn.data import Loader
 from tsn.distributed import World, any_rank, from_main, gather_to_main
@@ -46,9 +47,15 @@ class Run:
         world: World,
         device: torch.device,
         work_dir: Path,
+        classes: Sequence[str] | None = None,
+        val_set: str = "",
     ) -> None:
         """Take the model with its initial weights, and the loaders; `auxiliary_loaders` in the order of
         `data.auxiliary`.
+
+        Args:
+            classes: their names, for the checkpoint.
+            val_set: tells validation sets apart.
 
         Raises:
             UserError: the training set has fewer videos than one update needs.
@@ -86,7 +93,8 @@ class Run:
         ]
         by_loss = "mean_average_precision" if config.model.loss == "bce" else "top1"
         self.best_metric = config.train.best_metric or by_loss
-        self.state = RunState()
+        self.classes = list(classes) if classes else None
+        self.state = RunState(best_on=_best_on(config, val_set))
         self.tally, self.waits, self.pace = Tally(device), WaitTimer(device), Pace()
         self.steps_since_record = 0
         self.log: RunLog | None = None
@@ -258,6 +266,7 @@ class Run:
             log_size_bytes=self.log.size_bytes,
             config_name=self.named.name,
             config=config_to_dict(self.config),
+            classes=self.classes,
         )
         for name in names:
             save_checkpoint(self.work_dir / name, checkpoint)
@@ -293,7 +302,9 @@ class Run:
             raise UserError(f"{source}: cannot be resumed: {error}") from error
         self.tally.restore(own["tally"])
         self.steps_since_record = own["steps_since_record"]
-        self.state = checkpoint.run
+        best_on, self.state = self.state.best_on, checkpoint.run
+        if best_on != checkpoint.run.best_on:
+            self.state = replace(checkpoint.run, best=None, best_epoch=0, best_on=best_on)
         restore_random_state(own["random"])
 
     def close(self) -> None:
@@ -327,6 +338,13 @@ class Run:
                 f"{self.steps_since_record} before it; try a smaller optim.lr, schedule.warmup_epochs, or "
                 f"train.amp=false.  Checkpoints in {self.work_dir} are from before"
             )
+
+
+def _best_on(config: Config, val_set: str) -> str:
+    """What a best value is comparable with: the set, and how it is tested."""
+    settings = config_to_dict(config)["data"]["val"]
+    changes_nothing = ("shards", "batch_size")
+    return json.dumps([val_set, *((key, settings[key]) for key in settings if key not in changes_nothing)])
 
 
 def _running_mean(model: TSN, decay: float) -> AveragedModel:

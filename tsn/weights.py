@@ -5,6 +5,7 @@ Whatever the source, its tensors are first renamed to our names: `backbone.<torc
 
 import re
 import urllib.error
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,14 @@ _CLASSIFIER = re.compile(r"backbone\.(fc|classifier|heads?)\.")
 """What torchvision, timm and others call the layers after the features."""
 _LEFT_OUT = re.compile(r"^(backbone\.)?(head\.fc|data_preprocessor)\.|relative_position_index$|attn_mask$")
 """Names of what is no weight of the network: MMClassification's head, tables that timm once saved."""
+
+
+def checksum(model: nn.Module) -> str:
+    """Of all weights and buffers, hexadecimal."""
+    value = 0
+    for tensor in model.state_dict().values():
+        value = zlib.crc32(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy(), value)
+    return f"{value:08x}"
 
 
 def load_pretrained(model: nn.Module, config: ModelConfig) -> str:

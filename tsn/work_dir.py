@@ -59,7 +59,7 @@ class WorkDirClaim:
         """Claim `work_dir`.
 
         Args:
-            create: begin a log where there is none; otherwise a directory without one is nobody's.
+            create: make it, with a log, where there is none; otherwise a directory without one is nobody's.
 
         Raises:
             UserError: another process has claimed it, or it cannot be written.
@@ -68,6 +68,7 @@ class WorkDirClaim:
         if self._file or not (create or log.is_file()):
             return
         try:
+            work_dir.mkdir(parents=True, exist_ok=True)
             file = log.open("ab")
         except OSError as error:
             raise UserError(f"{log}: cannot be written: {error.strerror}") from error

@@ -1,3 +1,4 @@
+import errno
 import random
 from dataclasses import replace
 
@@ -34,6 +35,7 @@ def make_checkpoint(step: int = 25, **changes) -> Checkpoint:
             log_size_bytes=17,
             config_name="mini",
             config=config_to_dict(CONFIG),
+            classes=["run", "jump"],
         ),
         **changes,
     )
@@ -44,6 +46,7 @@ def test_a_checkpoint_is_read_as_it_was_written(tmp_path):
     save_checkpoint(tmp_path / "a.pt", written)
     read = load_checkpoint(tmp_path / "a.pt")
     assert (read.epoch, read.run, read.world_size, read.config) == (2, written.run, 2, written.config)
+    assert read.classes == ["run", "jump"]
     assert read.ranks[1]["loader"] == {"epoch": 2, "bytes": b"\x00\xff", "none": b""}
     assert torch.equal(read.model["fc.bias"], written.model["fc.bias"])
     assert read.optimizer["param_groups"] == [{"lr": 0.1}]
@@ -53,10 +56,10 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
     save_checkpoint(tmp_path / "last.pt", make_checkpoint(step=1))
 
     def fail(*_):
-        raise OSError("disk full")
+        raise OSError(errno.ENOSPC, "disk full")
 
     monkeypatch.setattr(files.os, "replace", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(UserError, match=r"last\.pt: cannot be written: disk full\.  The file from before"):
         save_checkpoint(tmp_path / "last.pt", make_checkpoint(step=2))
     assert [path.name for path in tmp_path.iterdir()] == ["last.pt"]
     assert load_checkpoint(tmp_path / "last.pt").run.step == 1

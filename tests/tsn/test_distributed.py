@@ -13,14 +13,17 @@ from tsn.distributed import (
     World,
     any_rank,
     broadcast_buffers,
+    check_equal,
     from_main,
     gather_to_main,
     max_over_ranks,
+    on_main,
     start_world,
     stop_world,
     sum_over_ranks,
 )
 from tsn.engine import evaluate
+from tsn.errors import UserError
 
 
 def use_every_collective(rank: int, port: int) -> None:
@@ -36,12 +39,24 @@ def use_every_collective(rank: int, port: int) -> None:
     assert sum_over_ranks(world, torch.tensor([1.0, rank])).tolist() == [2.0, 1.0]
     assert gather_to_main(world, f"of {rank}") == (["of 0", "of 1"] if rank == 0 else None)
     assert from_main(world, {"rank": rank}) == {"rank": 0}
+    assert on_main(world, lambda: world.rank) == 0
+    with pytest.raises(UserError, match=r"^no rank 0$"):
+        on_main(world, lambda: refuse(f"no rank {world.rank}"))
+    check_equal(world, {"a": 1, "b": [2]})
+    with pytest.raises(
+        UserError, match=r"^b: 2 on rank 1, None on rank 0\nc: 1 on rank 1, 0 on rank 0\nall ranks"
+    ):
+        check_equal(world, {"a": 1, "c": rank} | ({"b": 2} if rank else {}))
     norm = nn.BatchNorm1d(3)
     norm.running_mean.fill_(float(rank + 5))
     broadcast_buffers(world, norm)
     assert norm.running_mean.tolist() == [5.0] * 3
     check_that_all_are_tested_with_the_statistics_of_rank_0(world)
     stop_world()
+
+
+def refuse(reason: str) -> None:
+    raise UserError(reason)
 
 
 def check_that_all_are_tested_with_the_statistics_of_rank_0(world: World) -> None:
@@ -79,4 +94,6 @@ def test_without_torchrun_one_process_is_the_whole_world(alone):
     assert alone == World(rank=0, local_rank=0, world_size=1, local_world_size=1)
     assert (any_rank(alone, True), max_over_ranks(alone, 3), from_main(alone, "x")) == (True, 3, "x")
     assert gather_to_main(alone, 7) == [7]
+    assert on_main(alone, lambda: 7) == 7
+    check_equal(alone, {"a": 1})
     assert sum_over_ranks(alone, torch.ones(2)).tolist() == [1.0, 1.0]
