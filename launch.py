@@ -118,7 +118,7 @@ def build_train_loader(config: Config, world: World) -> Loader:
     """The training batches of this rank, shuffled by the config's seed."""
     from dali_pipes.loader import build_train_loader as build
 
-    with _refusals():
+    with _refusals("data.train"):
         return build(config.data, seed=config.train.seed, **asdict(world))
 
 
@@ -128,7 +128,7 @@ def build_auxiliary_loaders(config: Config, world: World) -> list[Loader]:
 
     seed, loaders = config.train.seed, []
     for i, source in enumerate(config.data.auxiliary, 1):
-        with _refusals(f"data.auxiliary {source.name}: "):
+        with _refusals(f"data.auxiliary {source.name}"):
             loaders.append(build(replace(config.data, train=source.train), seed=seed + i, **asdict(world)))
     return loaders
 
@@ -137,16 +137,19 @@ def build_eval_loader(config: Config, split: Literal["val", "test"], world: Worl
     """This rank's part of a split, each video once over all ranks."""
     from dali_pipes.loader import build_eval_loader as build
 
-    with _refusals():
+    with _refusals(f"data.{split}"):
         return build(config.data, getattr(config.data, split), **asdict(world))
 
 
 @contextmanager
-def _refusals(source: str = "") -> Iterator[None]:
+def _refusals(section: str) -> Iterator[None]:
     """What a loader refuses comes from the config, so the user can put it right."""
     try:
         yield
-    except ValueError as error:
+    except ShardError as error:
+        raise UserError(f"{section}.shards: {error}") from error
+    except ValueError as error:  # names its key
+        source = f"{section}: " if section.startswith("data.auxiliary") else ""
         raise UserError(f"{source}{error}") from error
 
 

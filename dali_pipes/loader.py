@@ -14,6 +14,7 @@ from dali_pipes.balance import ClassBalance
 from dali_pipes.crops import CpuCropper
 from dali_pipes.partition import Partition, eval_partition, train_partition
 from dali_pipes.pipeline import OUTPUTS, build_pipeline
+from dali_pipes.planning import crop_fault
 from dali_pipes.spec import PipelineSpec
 from dali_pipes.units import UnitReader
 from shards.manifest import Manifest, ShardError, check_contents, check_files, load_manifest
@@ -289,18 +290,8 @@ def _check_split(directory: Path, manifest: Manifest, split: TrainDataConfig | E
     """What the split asks of the shards must be there."""
     if isinstance(split, TrainDataConfig) and split.parts != "whole" and not manifest.has_parts:
         raise ShardError(f"{directory}: not packed in parts, and parts is {split.parts!r}: set it to whole")
-    fixed = isinstance(split, EvalDataConfig) or split.crop == "center"
-    if not fixed:
-        return
-    if split.frame_size is None and split.short_side is None:
-        room = (manifest.min_width, manifest.min_height)
-        if any(side > pixels for side, pixels in zip(split.crop_size, room, strict=True)):
-            raise ShardError(
-                f"{directory}: frames as small as {room[0]} x {room[1]} are smaller than crop_size "
-                f"{list(split.crop_size)}: set short_side, or a smaller crop_size"
-            )
-        if isinstance(split, EvalDataConfig) and split.num_crops == 3:
-            raise ShardError(f"{directory}: 3 crops need short_side, equal to crop_size, or frame_size")
+    if fault := crop_fault(split, manifest):
+        raise ShardError(f"{directory}: {fault}")
 
 
 def _class_balance(spec: PipelineSpec) -> ClassBalance | None:

@@ -49,6 +49,8 @@ class TestedModel:
     identity: dict[str, Any]
     """`path`, `sha256`, and for checkpoints of ours `epoch` and `step`."""
     named: NamedConfig
+    classes: list[str] | None = None
+    """Names of the classes in the order of the logits, where they are known."""
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -98,10 +100,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     tested = read_model(args)
     config = tested.named.config
     manifest = launch.check_shards(config, ("test",))["test"]
+    check_classes(tested.classes, manifest.classes, f"data.test.shards: {config.data.test.shards}")
     if manifest.multi_label:
         check_metrics(args.metrics, f"data.test.shards: {config.data.test.shards}")
     names = launch.sample_names(config, "test") if writes_results() else []  # a fault in them shows now
     with launch.joined_world() as (world, device):
+        launch.check_agreement(config, world, ("test",), checkpoint=tested.identity["sha256"])
         model = launch.build_network(config)
         load_weights(model, tested.weights, source=str(args.checkpoint), adapt=False)
         loader = launch.build_eval_loader(config, "test", world)
@@ -160,6 +164,19 @@ def check_metrics(asked: dict[str, str], source: str) -> None:
         )
 
 
+def check_classes(trained: Sequence[str] | None, tested: Sequence[str] | None, source: str) -> None:
+    """Refuse a set that numbers its classes in another way than that of training, where both name them."""
+    if not trained or not tested:
+        return
+    pairs = enumerate(zip(trained, tested, strict=False))
+    if difference := next(((label, *names) for label, names in pairs if names[0] != names[1]), None):
+        label, expected, found = difference
+        raise UserError(
+            f"{source}: class {label} is {found}, and {expected} in what the checkpoint was trained on; pack "
+            "it with the class file of the training"
+        )
+
+
 def read_model(args: argparse.Namespace) -> TestedModel:
     """The weights of --checkpoint, with the config of --cfg or, without it, the one that the checkpoint
     holds."""
@@ -178,7 +195,7 @@ def read_model(args: argparse.Namespace) -> TestedModel:
     stored = NamedConfig(
         checkpoint.config_name, config_from_dict(checkpoint.config, source=str(args.checkpoint))
     )
-    return TestedModel(checkpoint.model, identity, choose_protocol(args, stored))
+    return TestedModel(checkpoint.model, identity, choose_protocol(args, stored), checkpoint.classes)
 
 
 def choose_protocol(args: argparse.Namespace, stored: NamedConfig | None) -> NamedConfig:

@@ -5,6 +5,7 @@ import os
 import resource
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +16,7 @@ import torch
 from test_train import CONFIG, train  # noqa: F401  (a fixture)
 
 from shards.manifest import ShardError
-from tsn.checkpoint import file_sha256
+from tsn.checkpoint import file_sha256, load_checkpoint, save_checkpoint
 from tsn.errors import UserError
 from tsn.scores import read_scores
 
@@ -191,6 +192,18 @@ def test_nothing_is_overwritten_unless_asked_and_all_faults_come_at_once(run, ev
     assert read(tmp_path / "r.json")["num_samples"] == 11
 
 
+def test_classes_in_another_order_than_in_training_are_refused(untested, run, tmp_path, monkeypatch):
+    checkpoint = load_checkpoint(run / "run" / "best.pt")
+    save_checkpoint(tmp_path / "named.pt", replace(checkpoint, classes=["run", "jump", "sit"]))
+    manifest = SimpleNamespace(num_samples=11, multi_label=False, classes=("run", "sit", "jump"))
+    monkeypatch.setattr(fake_training.launch, "check_shards", lambda config, splits: {"test": manifest})
+    with pytest.raises(UserError, match=r"^data\.test\.shards: fake: class 1 is sit, and jump in what the"):
+        untested(["--checkpoint", str(tmp_path / "named.pt")])
+    manifest.classes = ("run", "jump", "sit")
+    with pytest.raises(AssertionError, match="the test has started"):
+        untested(["--checkpoint", str(tmp_path / "named.pt")])
+
+
 @pytest.fixture
 def untested(evaluate, monkeypatch):
     """eval.py, which fails when a test starts."""
@@ -203,7 +216,7 @@ def untested(evaluate, monkeypatch):
 
 
 def test_metrics_that_the_labels_do_not_have_are_refused_before_the_test(run, untested, monkeypatch):
-    manifest = SimpleNamespace(num_samples=11, multi_label=True)
+    manifest = SimpleNamespace(num_samples=11, multi_label=True, classes=None)
     monkeypatch.setattr(fake_training.launch, "check_shards", lambda config, splits: {"test": manifest})
     words = ["--metrics", "mean_average_precision", "top1", "mean_class_accuracy", "top5"]
     with pytest.raises(

@@ -73,24 +73,40 @@ def test_a_directory_that_is_missing_or_of_another_version_is_refused(damaged, t
         train_loader(damaged)
 
 
-def test_a_crop_larger_than_the_frames_is_refused_before_reading(shards):
-    with pytest.raises(ShardError, match="frames as small as 48 x 48 are smaller than crop_size"):
-        eval_loader(shards(20), crop_size=64)
-
-
 @pytest.mark.parametrize(
-    ("split", "window", "frame"),
+    ("split", "fault"),
     [
-        ({"frame_size": (40, 30), "keep_aspect": True, "crop_size": (40, 30)}, "x -5-35, y 0-30", "30 x 30"),
-        ({"short_side": 48, "crop_size": (60, 40)}, "x -6-54, y 4-44", "48 x 48"),
+        ({"crop_size": 64}, "frames of 48 x 48 are"),
+        (
+            {"frame_size": (40, 30), "keep_aspect": True, "crop_size": (40, 30)},
+            "frames of 48 x 48, scaled to 30 x 30, are",
+        ),
+        ({"short_side": 40, "crop_size": (60, 40)}, "frames of 48 x 48, scaled to 40 x 40, are"),
     ],
 )
-def test_a_window_that_leaves_its_frame_ends_the_run_with_its_sample(shards, split, window, frame):
+def test_a_crop_larger_than_the_frames_is_refused_before_reading(shards, split, fault):
+    with pytest.raises(ShardError, match=f"{fault} smaller than crop_size .*: choose a smaller crop_size"):
+        eval_loader(shards(20), **split)
+    with pytest.raises(ShardError, match=fault):
+        train_loader(shards(20), **split)
+    train_loader(shards(20), **split, crop="random_resized")
+
+
+def test_of_frames_whose_other_side_is_not_known_the_refusal_names_both_ends(tmp_path):
+    videos = [*numbered_videos(4, size=(64, 48)), *numbered_videos(4, size=(80, 56))]
+    with pytest.raises(ShardError, match="frames of 64 x 48 to 64 x 56 are smaller than crop_size"):
+        eval_loader(write_shards(tmp_path, videos), crop_size=(66, 48))
+
+
+def test_a_window_that_leaves_its_frame_ends_the_run_with_its_sample(tmp_path):
+    # Of the extremes 60-80 x 60-80 it cannot be told that no frame of 80 x 60 stands beside that of 80 x 80.
+    videos = [video for size in ((80, 60), (60, 60), (80, 80)) for video in numbered_videos(1, size=size)]
+    split = {"frame_size": (40, 40), "keep_aspect": True, "crop_size": 40}
     message = (
-        rf"shard-000000\.tar:00000000: its window {window} does not lie inside a frame of {frame}: choose"
+        r"shard-000000\.tar:00000000: its window x 0-40, y -5-35 does not lie inside a frame of 40 x 30: "
     )
     with pytest.raises(ShardError, match=message):
-        ids(eval_loader(shards(20), **split))
+        ids(eval_loader(write_shards(tmp_path, videos), **split))
 
 
 def test_rows_that_only_pad_a_picture_are_never_seen(tmp_path):
