@@ -185,7 +185,7 @@ def check_shards(config: Config, splits: Sequence[Split]) -> dict[Split, Manifes
 
 def check_agreement(config: Config, world: World, splits: Sequence[Split], **more: object) -> None:
     """Make sure that all ranks run the same config on the same samples.  Machines may have them in different
-    places.
+    places, and other numbers of threads.
 
     Args:
         more: what else must be equal, by name.
@@ -194,7 +194,8 @@ def check_agreement(config: Config, world: World, splits: Sequence[Split], **mor
         UserError: something differs, on every rank.
     """
     settings = flat_settings(config_to_dict(config))
-    facts = {key: value for key, value in settings.items() if not key.endswith(".shards")}
+    free = (".shards", "data.num_threads")
+    facts = {key: value for key, value in settings.items() if not key.endswith(free)}
     for section, directory in _directories(config, splits).items():
         manifest = load_manifest(directory)
         facts[f"{section}.shards"] = f"{manifest.num_samples} samples of checksum {manifest.digest}"

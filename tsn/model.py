@@ -2,6 +2,7 @@
 arXiv:1608.00859."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -84,7 +85,8 @@ class TSN(nn.Module):
 
         Under autocast, too: logits of 8 bits would tie, and change places.
         """
-        with torch.autocast(features.device.type, enabled=False):
+        # Of the meta device, which only counts, torch knows no autocast.
+        with nullcontext() if features.is_meta else torch.autocast(features.device.type, enabled=False):
             return self.fc(self.dropout(features.to(self.fc.weight.dtype).mean(dim=1)))
 
     def _features(self, frames: Tensor) -> Tensor:
