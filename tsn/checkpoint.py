@@ -16,7 +16,7 @@ from tsn.files import write_atomically
 from tsn.unpickling import load_without_executing
 
 FORMAT = "tsn-checkpoint"
-VERSION = 1
+VERSION = 2
 
 RESUME_MAY_CHANGE = (
     "data.val",

@@ -70,7 +70,7 @@ def test_files_that_are_not_ours_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"theirs.pth: is not a checkpoint of this project"):
         load_checkpoint(tmp_path / "theirs.pth")
     torch.save({"format": "tsn-checkpoint", "version": 99}, tmp_path / "new.pt")
-    with pytest.raises(UserError, match=r"new.pt: is a checkpoint of version 99, expected 1"):
+    with pytest.raises(UserError, match=r"new.pt: is a checkpoint of version 99, expected 2"):
         load_checkpoint(tmp_path / "new.pt")
 
 
