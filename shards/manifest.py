@@ -1,17 +1,19 @@
 """`manifest.json`: what a directory of shards holds. It is written last, so that its presence means
 complete."""
 
+import hashlib
 import json
 import zlib
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from shards.files import file_sha256, to_json, write_atomically
 
 FILE_NAME = "manifest.json"
-FORMAT, VERSION = "tsn-shards", 1
+REJECTED = "rejected.jsonl"
+FORMAT, VERSION = "tsn-shards", 2
 
 
 class ShardError(Exception):
@@ -59,6 +61,8 @@ class Manifest:
         mcu_height: rows that a coded height is a multiple of.
         options: every option that shaped the content, the checksums of list and class file among them.
         shards: the tars in order.
+        rejected_sha256: checksum of rejected.jsonl, hexadecimal, which `write_manifest` takes (None: no such
+            file).
     """
 
     dataset: str
@@ -84,6 +88,7 @@ class Manifest:
     mcu_height: int
     options: dict[str, Any]
     shards: tuple[ShardFile, ...]
+    rejected_sha256: str | None = None
 
     @property
     def digest(self) -> str:
@@ -92,9 +97,17 @@ class Manifest:
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
-    """Write `manifest.json` into `directory`."""
-    content = {"format": FORMAT, "version": VERSION} | asdict(manifest)
-    write_atomically(directory / FILE_NAME, to_json(content))
+    """Write `manifest.json` into `directory`, with checksums of `rejected.jsonl` and of itself."""
+    rejected = directory / REJECTED
+    manifest = replace(manifest, rejected_sha256=file_sha256(rejected) if rejected.is_file() else None)
+    content = asdict(manifest)
+    envelope = {"format": FORMAT, "version": VERSION, "sha256": _checksum(content)}
+    write_atomically(directory / FILE_NAME, to_json(envelope | content))
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    """SHA-256 of a manifest's fields, hexadecimal."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def size_extremes(sizes: Iterable[tuple[int, int, int]]) -> dict[str, int]:
@@ -144,6 +157,7 @@ def _parse(path: Path, content: dict[str, Any]) -> Manifest:
         raise ShardError(
             f"{path}: version {version}, this program reads version {VERSION}; pack the directory again"
         )
+    checksum, found = content.pop("sha256", None), _checksum(content)
     expected = {field.name for field in fields(Manifest)}
     if set(content) != expected:
         differing = ", ".join(sorted(set(content) ^ expected))
@@ -159,6 +173,11 @@ def _parse(path: Path, content: dict[str, Any]) -> Manifest:
         raise ShardError(
             f"{path}: num_samples is {manifest.num_samples}, and the listed shards hold {listed}; "
             "copy it again, or pack the directory again"
+        )
+    if checksum != found:
+        raise ShardError(
+            f"{path}: damaged, or changed by hand: its sha256 is not that of its fields; copy it again, or "
+            "pack the directory again"
         )
     return manifest
 

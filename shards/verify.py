@@ -10,7 +10,7 @@ import numpy as np
 from shards import jpeg
 from shards.files import file_sha256
 from shards.index import Index, Member, load_index
-from shards.manifest import Manifest, ShardFile
+from shards.manifest import REJECTED, Manifest, ShardFile
 from shards.pool import Died, WorkerPool
 from shards.sample import Sample, expected_members, from_members, stream_crc32
 from shards.stream import VideoError
@@ -55,7 +55,7 @@ def iter_reports(directory: Path, manifest: Manifest, pool: WorkerPool) -> Itera
         num_samples += report.num_samples
         num_frames += report.num_frames
         yield report
-    faults = []
+    faults = list(_rejected_faults(directory / REJECTED, manifest))
     if num_samples != manifest.num_samples:
         faults.append(f"manifest.json: num_samples is {manifest.num_samples}, the shards hold {num_samples}")
     if num_frames != manifest.num_frames:
@@ -63,6 +63,12 @@ def iter_reports(directory: Path, manifest: Manifest, pool: WorkerPool) -> Itera
     known = {name for shard in manifest.shards for name in (shard.name, shard.index_name)}
     strangers = sorted(path.name for path in directory.glob("shard-*") if path.name not in known)
     yield ShardReport((*faults, *(f"{name}: not in the manifest" for name in strangers)), 0, 0)
+
+
+def _rejected_faults(path: Path, manifest: Manifest) -> Iterator[str]:
+    found = file_sha256(path) if path.is_file() else None
+    if found != manifest.rejected_sha256:
+        yield f"{path.name}: " + ("sha256 differs from the manifest's" if found else "no such file")
 
 
 def check_shard(check: ShardCheck) -> ShardReport:

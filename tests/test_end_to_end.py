@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import fake_training
@@ -17,6 +18,7 @@ from frame_shards import write_shards
 from test_train import assert_same_run, command, records_of, wait_for
 from video_factory import numbered_frame
 
+from shards.manifest import load_manifest, write_manifest
 from tsn.checkpoint import load_checkpoint
 from tsn.errors import UserError
 
@@ -128,9 +130,9 @@ def test_recomputing_activations_changes_nothing_alone_or_over_ranks(cfg, tmp_pa
 
 def test_sets_that_number_their_classes_differently_are_refused(train, cfg, shards, tmp_path):
     other = shutil.copytree(shards / "val", tmp_path / "val")
-    manifest = json.loads((other / "manifest.json").read_text())
-    manifest["classes"][:2] = manifest["classes"][1::-1]
-    (other / "manifest.json").write_text(json.dumps(manifest))
+    manifest = load_manifest(other)
+    first, second, *rest = manifest.classes
+    write_manifest(other, replace(manifest, classes=(second, first, *rest)))
     options = ["--cfg", str(cfg), "--work-dir", str(tmp_path / "run"), f"data.val.shards={other}"]
     with pytest.raises(
         UserError, match=r"^data\.val\.shards: its class names differ from those of data\.train"

@@ -57,6 +57,8 @@ def read_scores(path: Path) -> Scores:
             f"{path}: names, labels and scores of shapes {names.shape}, {labels.shape} and {scores.shape} do "
             "not belong together; expected (N,), (N,) or (N, num_classes), and (N, num_classes)"
         )
+    if fault := _odd_values(labels, scores):
+        raise UserError(f"{path}: {fault}; eval.py --scores writes them as they must be")
     repeated = [str(name) for name, count in Counter(names.tolist()).items() if count > 1]
     if repeated:
         raise UserError(
@@ -82,6 +84,18 @@ def check_finite(scores: Scores, remedy: str) -> None:
             f"{scores.source}: scores of {len(rows)} of {len(scores.names)} videos are infinite or not a "
             f"number: {_some(scores.names[rows].tolist())}; {remedy}"
         )
+
+
+def _odd_values(labels: NDArray, scores: NDArray) -> str | None:
+    """What is wrong with the kind or range of numbers, if anything."""
+    if not np.issubdtype(scores.dtype, np.floating):
+        return f"scores of type {scores.dtype}, expected floating point"
+    if not (np.issubdtype(labels.dtype, np.integer) or labels.dtype == bool):
+        return f"labels of type {labels.dtype}, expected whole numbers"
+    largest = scores.shape[1] - 1 if labels.ndim == 1 else 1
+    if labels.size and not 0 <= labels.min() <= labels.max() <= largest:
+        return f"labels from {labels.min()} to {labels.max()}, expected 0 to {largest}"
+    return None
 
 
 def write_scores(path: Path, scores: Scores, *, overwrite: bool) -> None:

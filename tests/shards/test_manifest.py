@@ -51,7 +51,7 @@ def directory(tmp_path):
 def test_what_was_written_is_read(directory):
     assert load_manifest(directory) == manifest_of()
     content = json.loads((directory / "manifest.json").read_text())
-    assert (content["format"], content["version"]) == ("tsn-shards", 1)
+    assert (content["format"], content["version"]) == ("tsn-shards", 2)
     check_files(directory, manifest_of())
 
 
@@ -73,10 +73,15 @@ def test_a_directory_without_manifest_says_what_to_do(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": 2}, "version 2, this program reads version 1; pack the directory again"),
+        ({"version": 3}, "version 3, this program reads version 2; pack the directory again"),
         ({"format": "other"}, 'not a manifest of shards: "format" is not "tsn-shards"'),
         ({"colour": 1}, "fields that are missing or unknown: colour"),
         ({"shards": [{"name": "a"}]}, "missing 4 required positional arguments"),
+        ({"num_classes": 3}, "damaged, or changed by hand: its sha256 is not that of its fields"),
+        ({"classes": ["swim", "run"]}, "damaged, or changed by hand"),
+        ({"max_width": 63}, "damaged, or changed by hand"),
+        ({"rejected_sha256": "0"}, "damaged, or changed by hand"),
+        ({"sha256": "0"}, "damaged, or changed by hand"),
     ],
 )
 def test_another_manifest_is_refused(directory, change, message):

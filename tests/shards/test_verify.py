@@ -278,6 +278,13 @@ def test_checks_of_a_few_samples_find_the_same(directory, monkeypatch, samples_p
     ]
 
 
+def test_the_list_of_what_was_rejected_is_checked(directory):
+    (directory / "rejected.jsonl").write_text("{}\n")
+    assert faults_of(directory) == ["rejected.jsonl: sha256 differs from the manifest's"]
+    (directory / "rejected.jsonl").unlink()
+    assert faults_of(directory) == ["rejected.jsonl: no such file"]
+
+
 @pytest.fixture
 def flow(tmp_path):
     """Two samples of flow, in one shard."""

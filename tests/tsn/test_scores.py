@@ -32,3 +32,20 @@ def test_videos_without_finite_scores_are_counted_and_named(tmp_path):
         r"test that model again$",
     ):
         read_scores(tmp_path / "s.npz")
+
+
+@pytest.mark.parametrize(
+    ("labels", "scores", "fault"),
+    [
+        ([0.5, 1], np.ones((2, 3)), "labels of type float64, expected whole numbers"),
+        ([0, 3], np.ones((2, 3)), "labels from 0 to 3, expected 0 to 2"),
+        ([-1, 0], np.ones((2, 3)), "labels from -1 to 0, expected 0 to 2"),
+        ([[0, 3], [1, 0]], np.ones((2, 2)), "labels from 0 to 3, expected 0 to 1"),
+        ([0, 1], np.ones((2, 3), int), "scores of type int64, expected floating point"),
+        ([0, 1], np.full((2, 3), "1.0"), "scores of type <U3, expected floating point"),
+    ],
+)
+def test_numbers_of_another_kind_or_range_are_refused(tmp_path, labels, scores, fault):
+    np.savez(tmp_path / "s.npz", names=np.array(["a", "b"]), labels=np.array(labels), scores=scores)
+    with pytest.raises(UserError, match=rf"s.npz: {fault}; eval.py --scores writes"):
+        read_scores(tmp_path / "s.npz")
