@@ -31,7 +31,7 @@ def estimate_bytes(
         None where none of the few could be packed, and 0 where nothing is left to do.
     """
     tasks = [task for number in _remaining(plan, done) for task in plan.tasks_of_shard(number)]
-    by_size = sorted(tasks, key=lambda task: (task.source.size_bytes, task.source.count))
+    by_size = sorted(tasks, key=lambda task: task.source.size_bytes * task.source.count)
     num_videos = min(num_videos, len(tasks))
     chosen = [by_size[(2 * i + 1) * len(tasks) // (2 * num_videos)] for i in range(num_videos)]
     results = _pack_in_order(pool, chosen)

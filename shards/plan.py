@@ -6,6 +6,7 @@ samples_per_shard) of that order, without those that could not be packed; the po
 """
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,7 @@ def make_plan(
         "dataset": dataset,
         "split": split,
         "list_sha256": source_list.list_sha256,
+        "sources_sha256": _sources_sha256(source_list.sources),
         "category": source_list.category,
         "classes_sha256": source_list.classes_sha256,
     }
@@ -89,6 +91,14 @@ def make_plan(
 def shard_name(number: int) -> str:
     """File name of a tar."""
     return f"shard-{number:06d}.tar"
+
+
+def _sources_sha256(sources: Iterable[Source]) -> str:
+    """Checksum of names and sizes: other files are recognised, and the same ones wherever they lie."""
+    digest = hashlib.sha256()
+    for source in sources:
+        digest.update(f"{source.name}\0{source.size_bytes}\n".encode())
+    return digest.hexdigest()
 
 
 def _shuffle_key(seed: int, name: str) -> bytes:

@@ -97,10 +97,16 @@ def _recognise(directory: Path, options: dict[str, Any]) -> Manifest | None:
 def _refuse_other_options(directory: Path, state: str, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
     names = [name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name)]
     if names:
-        differences = ", ".join(f"{name}={theirs.get(name)} (now {ours.get(name)})" for name in names)
+        differences = ", ".join(
+            f"{name}={theirs.get(name)} (now {ours.get(name)})"
+            if name != "sources_sha256"
+            else "source files of other names or sizes than now"
+            for name in names
+        )
+        remedy = "put these files back" if names == ["sources_sha256"] else "give the same command again"
         raise PackingError(
-            f"--out {directory} {state} with {differences}; give the same command again, or another --out, "
-            "or delete the directory"
+            f"--out {directory} {state} with {differences}; {remedy}, or give another --out, or delete the "
+            "directory"
         )
 
 

@@ -21,7 +21,7 @@ class Source:
         name: its path as the list gives it; of a clip `path:offset+num_frames`.
         path: where it lies.
         labels: class ids.
-        size_bytes: of a file; 0 for a directory.
+        size_bytes: of the file; of a directory that of its first file, 0 if it lacks that.
         count: frames or parts of a directory; 1 for a file.
         offset: first frame of a clip within its directory, counted from 0.
         positive: the parts that show the class.
@@ -174,12 +174,13 @@ def _check_items(
 def _locate(entry: Entry, root: Path, source_format: SourceFormat) -> tuple[Source, tuple[str | int, ...]]:
     """The source of an entry, and by what two entries are the same."""
     path = os.path.normpath(root / entry.path)
+    first = os.path.join(path, source_format.file_names(entry.offset)[0]) if source_format.template else path
     is_clip = source_format.with_offset
     source = Source(
         name=f"{entry.path}:{entry.offset}+{entry.count}" if is_clip else entry.path,
         path=path,
         labels=entry.labels,
-        size_bytes=os.path.getsize(path) if os.path.isfile(path) else 0,
+        size_bytes=os.path.getsize(first) if os.path.isfile(first) else 0,
         count=entry.count,
         offset=entry.offset,
         positive=entry.positive,

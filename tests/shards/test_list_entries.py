@@ -31,6 +31,14 @@ def faults_of(directory, content, kind="videos", **options):
     return str(error.value).replace(f"{directory}/", "").splitlines()
 
 
+def test_the_size_of_a_directory_is_that_of_its_first_file(directory):
+    (directory / "root" / "a" / "img_00001.jpg").write_bytes(b"123")
+    (directory / "root" / "a" / "img_00004.jpg").write_bytes(b"12")
+    assert [source.size_bytes for source in load(directory, "a 1 0\nb c 1 0\n", "frames").sources] == [3, 0]
+    clips = load(directory, "a 0 1 0\na 3 1 0\na 4 1 0\n", "frames", with_offset=True)
+    assert [source.size_bytes for source in clips.sources] == [3, 2, 0]
+
+
 @pytest.mark.parametrize("kind", ["frames", "flow"])
 def test_directories_of_frames(directory, kind):
     loaded = load(directory, "a 12 0\nb c 1 2 1\n", kind)

@@ -201,6 +201,20 @@ def test_another_command_into_a_finished_directory_is_refused(videos, packed):
     assert contents(packed) == before
 
 
+def test_other_source_files_are_refused_and_the_same_under_another_root_are_not(videos, packed, tmp_path):
+    root = shutil.copytree(videos.root, tmp_path / "videos")
+    arguments = ["--list", videos.list, "--root", root, "--classes", videos.classes, "--out", packed]
+    done = run_script("make_shards.py", *arguments, "--samples-per-shard", "5")
+    assert (done.returncode, done.stdout) == (0, f"{packed} is packed already: 12 videos\n")
+    (root / "v03.mp4").write_bytes((root / "v06.mp4").read_bytes())
+    done = run_script("make_shards.py", *arguments, "--samples-per-shard", "5")
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"--out {packed} holds a finished set packed with source files of other names or sizes than now; "
+        "put these files back, or give another --out, or delete the directory\n"
+    )
+
+
 def test_a_finished_directory_that_lost_a_file_is_not_called_packed(videos, packed, tmp_path):
     out = shutil.copytree(packed, tmp_path / packed.parent.name / "train")
     (out / "shard-000001.tar").unlink()

@@ -9,7 +9,7 @@ from video_factory import numbered_frame, read_number
 
 from shards.encoding import EncodingOptions
 from shards.manifest import load_manifest
-from shards.progress import save_record
+from shards.progress import PackingError, save_record
 from shards.reading import ShardDataset
 from shards.source_format import build_source_format
 
@@ -57,6 +57,21 @@ def test_going_on_gives_the_same_bytes(tmp_path):
     names = sorted(path.name for path in whole.iterdir())
     assert names == sorted(path.name for path in again.iterdir())
     assert all((whole / name).read_bytes() == (again / name).read_bytes() for name in names)
+
+
+@pytest.mark.parametrize("kind", ["frames", "flow"])
+def test_going_on_with_other_folders_is_refused(tmp_path, kind):
+    for root, size in {"a": (64, 48), "b": (80, 48)}.items():
+        for i in range(4):
+            WRITERS[kind](tmp_path / root / f"v{i}", range(4), size=size)
+    lines = [f"v{i} 4 0" for i in range(4)]
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("shards.packing.save_record", save_first_record)
+        pack_here(tmp_path / "out", lines, tmp_path / "a", encoding_of(kind), samples_per_shard=2)
+    with pytest.raises(
+        PackingError, match="was begun with source files of other names or sizes than now; put"
+    ):
+        pack_here(tmp_path / "out", lines, tmp_path / "b", encoding_of(kind), samples_per_shard=2)
 
 
 def save_first_record(directory, number, record):

@@ -40,6 +40,22 @@ def test_another_command_into_a_begun_directory_is_refused(tmp_path):
     assert (tmp_path / ".progress" / "plan.json").exists()
 
 
+def test_other_source_files_are_told_in_words(tmp_path):
+    with claim_directory(tmp_path, {"sources_sha256": "aa", "seed": 0}):
+        begin(tmp_path, {"sources_sha256": "aa", "seed": 0})
+    words = "was begun with source files of other names or sizes than now"
+    with (
+        pytest.raises(PackingError, match=f"{words}; put these files back, or give another --out"),
+        claim_directory(tmp_path, {"sources_sha256": "bb", "seed": 0}),
+    ):
+        pass
+    with (
+        pytest.raises(PackingError, match=rf"{words}, seed=0 \(now 1\); give the same command again"),
+        claim_directory(tmp_path, {"sources_sha256": "bb", "seed": 1}),
+    ):
+        pass
+
+
 READ_OPTIONS = """
 import sys
 from pathlib import Path
