@@ -43,7 +43,7 @@ class ListItem:
 
 def iter_lines(text: str, source_format: SourceFormat) -> Iterator[ListItem]:
     """Items of a list of lines, counted from 1; empty ones are skipped."""
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:

@@ -107,7 +107,8 @@ def _sha256(path: Path) -> str:
 
 
 def _parse_classes(path: Path | None, text: str, faults: list[str]) -> list[str]:
-    classes = [line.strip() for line in text.rstrip().splitlines()]
+    # Not `splitlines`: it ends a line at characters like U+2028, too.
+    classes = [line.strip() for line in text.rstrip().split("\n")] if text.strip() else []
     first_line: dict[str, int] = {}
     for number, name in enumerate(classes, start=1):
         if not name:

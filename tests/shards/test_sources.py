@@ -49,6 +49,16 @@ def test_byte_order_mark_and_windows_lines(videos):
     assert [s.name for s in loaded.sources] == ["a.mp4", "b.mp4"]
 
 
+@pytest.mark.parametrize("mark", ["\u2028", "\x85", "\x0b", "\x0c", "\x1c", "\x1e"])
+def test_only_a_newline_ends_a_line(videos, mark):
+    (videos / "classes.txt").write_text(f"run{mark}fast\nswim\n", encoding="utf-8")
+    (videos / "videos" / f"d{mark}1.mp4").write_bytes(b"1")
+    (videos / "list.txt").write_text(f"a.mp4 0\nd{mark}1.mp4 1\n", encoding="utf-8")
+    loaded = load_sources(videos / "list.txt", videos / "videos", videos / "classes.txt")
+    assert loaded.classes == (f"run{mark}fast", "swim")
+    assert [(s.name, s.labels) for s in loaded.sources] == [("a.mp4", (0,)), (f"d{mark}1.mp4", (1,))]
+
+
 def test_all_faults_are_reported_at_once_with_their_lines(videos):
     text = "a.mp4 0\nb.mp4 3\nnone.mp4 1\nc.mp4 walk\na.mp4 1\nc.mp4 -1 1 1\n../videos/b.mp4 9\nlonely.mp4\n"
     assert faults_of(videos, text) == [
