@@ -19,7 +19,7 @@ class Source:
 
     Attributes:
         name: its path as the list gives it; of a clip `path:offset+num_frames`.
-        path: where it lies.
+        path: where it lies, absolute: FFmpeg takes a relative `a:b.mp4` for a URL.
         labels: class ids.
         size_bytes: of the file; of a directory that of its first file, 0 if it lacks that.
         count: frames or parts of a directory; 1 for a file.
@@ -174,7 +174,7 @@ def _check_items(
 
 def _locate(entry: Entry, root: Path, source_format: SourceFormat) -> tuple[Source, tuple[str | int, ...]]:
     """The source of an entry, and by what two entries are the same."""
-    path = os.path.normpath(root / entry.path)
+    path = str(root.absolute() / entry.path)
     first = os.path.join(path, source_format.file_names(entry.offset)[0]) if source_format.template else path
     is_clip = source_format.with_offset
     source = Source(
@@ -186,7 +186,8 @@ def _locate(entry: Entry, root: Path, source_format: SourceFormat) -> tuple[Sour
         offset=entry.offset,
         positive=entry.positive,
     )
-    return source, (path, entry.offset, entry.count) if is_clip else (path,)
+    same_path = os.path.normpath(path)  # never opened: after a link, `..` leads elsewhere
+    return source, (same_path, entry.offset, entry.count) if is_clip else (same_path,)
 
 
 def _label_problems(labels: tuple[int, ...], num_classes: int) -> list[str]:

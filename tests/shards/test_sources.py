@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from shards.sources import SourceListError, load_sources
@@ -39,6 +41,27 @@ def test_paths_labels_and_classes(videos):
 def test_an_absolute_path_stands_for_itself(videos):
     loaded = load(videos, f"{videos}/videos/a.mp4 1\n")
     assert loaded.sources[0].path == str(videos / "videos" / "a.mp4")
+
+
+def test_a_relative_root_gives_absolute_paths(videos, monkeypatch):
+    (videos / "videos" / "a:1.mp4").write_bytes(b"1")
+    (videos / "list.txt").write_text("a:1.mp4 0\n")
+    monkeypatch.chdir(videos / "videos")
+    (source,) = load_sources(videos / "list.txt", Path("."), videos / "classes.txt").sources
+    assert (source.name, source.path) == ("a:1.mp4", f"{videos}/videos/a:1.mp4")
+
+
+def test_what_is_opened_after_a_link_is_what_the_system_opens(videos):
+    (videos / "other" / "inner").mkdir(parents=True)
+    (videos / "other" / "a.mp4").write_bytes(b"another")
+    (videos / "videos" / "link").symlink_to(videos / "other" / "inner")
+    (source,) = load(videos, "link/../a.mp4 0\n").sources
+    assert (source.size_bytes, Path(source.path).read_bytes()) == (7, b"another")
+
+
+def test_a_file_may_be_listed_under_several_links(videos):
+    (videos / "videos" / "again.mp4").symlink_to(videos / "videos" / "a.mp4")
+    assert [s.name for s in load(videos, "a.mp4 0\nagain.mp4 0\n").sources] == ["a.mp4", "again.mp4"]
 
 
 def test_byte_order_mark_and_windows_lines(videos):
