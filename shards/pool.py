@@ -1,9 +1,9 @@
 """A process pool that survives the death of its workers.
 
 `concurrent.futures` gives up as a whole when one process dies, and does not say over which task. Here a new
-process takes the place, the work goes on, and the task yields a `Died`. One whose process was killed by
-SIGKILL, as the kernel does when memory runs out, is tried again first, while no other task is in work: it may
-have suffered for the others.
+process takes the place, the work goes on, and the task is tried once more, by a new process and while no
+other is in work: it may have suffered for the others, as when memory runs out, or someone ended the process.
+If that one dies, too, the task yields a `Died`.
 """
 
 import math
@@ -31,7 +31,7 @@ _context = multiprocessing.get_context("spawn")
 
 @dataclass(frozen=True)
 class Died:
-    """In place of a result: the process that worked on the task ended without one."""
+    """In place of a result: the process that worked on the task alone ended without one."""
 
     exit_code: int
 
@@ -59,7 +59,7 @@ class _Worker:
         task = self.tasks.popleft()
         try:
             succeeded, result = self.connection.recv()
-        except (EOFError, ConnectionResetError):
+        except (EOFError, OSError):  # the latter where it died in the middle of the answer
             self.process.join()
             return task, Died(self.process.exitcode or 0)
         if not succeeded:
@@ -132,20 +132,20 @@ class WorkerPool:
         window = _WINDOW_PER_WORKER * self._num_workers
         numbered = enumerate(tasks)
         done: dict[int, Any] = {}
-        killed: deque[tuple[int, Any]] = deque()
+        died: deque[tuple[int, Any]] = deque()
         num_begun = num_yielded = 0
         try:
             while True:
-                if not killed:
+                if not died:
                     at_most = window - (num_begun - num_yielded)
                     num_begun += _hand_out(numbered, self._workers, at_most=at_most)
                 elif not any(worker.tasks for worker in self._workers):
-                    done |= self._try_alone(killed.popleft())
+                    done |= self._try_alone(died.popleft())
                 if num_begun == num_yielded:
                     return
                 for task, result in _collect(self._workers, self._function):
-                    if isinstance(result, Died) and result.exit_code == -signal.SIGKILL:
-                        killed.append(task)
+                    if isinstance(result, Died):
+                        died.append(task)
                     else:
                         done[task[0]] = result
                 while num_yielded in done:
@@ -157,6 +157,8 @@ class WorkerPool:
 
     def _try_alone(self, numbered_task: tuple[int, Any]) -> dict[int, Any]:
         """Its number, and the result or a second `Died`."""
+        self._workers[0].stop()  # it may be dead itself: of an idle one nobody hears
+        self._workers[0] = _start(self._function)
         self._workers[0].give(numbered_task)
         return {number: result for (number, _), result in _collect(self._workers, self._function)}
 

@@ -22,13 +22,27 @@ def test_a_dead_process_costs_its_own_task_only():
 
 
 @pytest.mark.parametrize("num_workers", [1, 3])
-def test_a_task_whose_process_was_killed_is_tried_again_alone(tmp_path, num_workers):
-    tasks = [(str(tmp_path), number) for number in range(1, 18)]
+def test_a_task_whose_process_died_is_tried_again_alone(tmp_path, num_workers):
+    tasks = [(str(tmp_path), number) for number in range(1, 23)]
     with WorkerPool(pool_functions.die_once_at_multiples_of_five, num_workers) as pool:
         results = list(pool.run_in_order(tasks))
-    assert [number for number, _ in results] == list(range(1, 18))
-    assert [others for number, others in results if number % 5 == 0] == [0, 0, 0]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["10.died", "15.died", "5.died"]
+    assert [number for number, _ in results] == list(range(1, 23))
+    assert [others for number, others in results if number % 5 == 0] == [0, 0, 0, 0]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "10.died",
+        "15.died",
+        "20.died",
+        "5.died",
+    ]
+
+
+def test_a_task_is_tried_again_by_a_living_process(tmp_path):
+    note = str(tmp_path / "note")
+    with WorkerPool(pool_functions.die_once_with_another, 2) as pool:
+        idle, _ = pool.run_in_order([(note, 0), (note, 0)])
+        results = list(pool.run_in_order([(note, 0), (note, idle)]))
+    assert results[0] == idle
+    assert not isinstance(results[1], Died)
 
 
 def test_an_exception_of_the_function_is_raised_here_and_the_pool_goes_on():
