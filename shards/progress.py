@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from shards.files import to_json, write_atomically
+from shards.files import file_sha256, to_json, write_atomically
 from shards.manifest import FILE_NAME, Manifest, ShardFile, load_manifest
 
 _DIRECTORY = ".progress"
@@ -111,7 +111,8 @@ def _refuse_other_options(directory: Path, state: str, theirs: dict[str, Any], o
 
 
 def load_records(directory: Path) -> dict[int, ShardRecord]:
-    """Records of the shards that are finished in a claimed directory and still there, by number."""
+    """Records of the shards that are finished in a claimed directory and still there, by number: tars of
+    the same length, the same indexes."""
     paths = (directory / _DIRECTORY).glob("[0-9]*.json")
     records = {int(path.stem): _load_record(path) for path in paths}
     return {number: record for number, record in records.items() if _files_are_there(directory, record)}
@@ -121,7 +122,9 @@ def _files_are_there(directory: Path, record: ShardRecord) -> bool:
     if record.shard is None:
         return True
     tar, index = directory / record.shard.name, directory / record.shard.index_name
-    return tar.is_file() and tar.stat().st_size == record.shard.size_bytes and index.is_file()
+    if not tar.is_file() or tar.stat().st_size != record.shard.size_bytes or not index.is_file():
+        return False
+    return file_sha256(index) == record.shard.index_sha256  # that of the tars would take hours
 
 
 def begin(directory: Path, options: dict[str, Any]) -> None:

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import subprocess
@@ -17,7 +18,7 @@ from shards.progress import (
 )
 
 RECORD = ShardRecord(
-    shard=ShardFile("shard-000003.tar", 2, 5, "aa", "bb"),
+    shard=ShardFile("shard-000003.tar", 2, 5, "aa", hashlib.sha256(b"v1").hexdigest()),
     rejected=({"sample_id": 7, "name": "a b.mp4", "labels": [1, 2], "reason": "why"},),
     sizes=((64, 48, 48), (80, 50, 56)),
     num_frames=30,
@@ -105,19 +106,23 @@ def test_records_of_finished_shards_are_found_again(tmp_path):
         save_record(tmp_path, 3, RECORD)
         save_record(tmp_path, 11, nothing)
         (tmp_path / "shard-000003.tar").write_bytes(b"12345")
-        (tmp_path / "shard-000003.idx").write_text("")
+        (tmp_path / "shard-000003.idx").write_text("v1")
         assert load_records(tmp_path) == {3: RECORD, 11: nothing}
     assert (RECORD.num_videos, nothing.num_videos) == (3, 0)
 
 
-def test_a_record_whose_files_are_gone_does_not_count(tmp_path):
+def test_a_record_whose_files_are_gone_or_others_does_not_count(tmp_path):
+    tar, index = tmp_path / "shard-000003.tar", tmp_path / "shard-000003.idx"
     with claim_directory(tmp_path, {}):
         begin(tmp_path, {})
         save_record(tmp_path, 3, RECORD)
         assert load_records(tmp_path) == {}
-        (tmp_path / "shard-000003.tar").write_bytes(b"123")
-        (tmp_path / "shard-000003.idx").write_text("")
-        assert load_records(tmp_path) == {}
+        for tar_bytes, index_bytes in [(b"123", b"v1"), (b"12345", b"v2"), (b"12345", b"")]:
+            tar.write_bytes(tar_bytes)
+            index.write_bytes(index_bytes)
+            assert load_records(tmp_path) == {}
+        index.write_bytes(b"v1")
+        assert load_records(tmp_path) == {3: RECORD}
 
 
 def test_what_is_left_of_a_finished_packing_is_removed(tmp_path):
