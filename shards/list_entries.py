@@ -137,6 +137,8 @@ def _parse_fields(fields: Any, source_format: SourceFormat, category: str | None
     path = next((fields[name] for name in names if name in fields), None)
     if not isinstance(path, str) or not path:
         raise ValueError(f"{names[0]}: expected the path, found {json.dumps(path)}")
+    if any("\ud800" <= character <= "\udfff" for character in path):
+        raise ValueError(f"{names[0]}: {json.dumps(path)} is not Unicode text; rename the file, in UTF-8")
     labels = _labels(fields.get("label"), category)
     return Entry(path, labels, **numbers) if labels else None
 

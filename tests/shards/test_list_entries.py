@@ -157,6 +157,13 @@ def test_all_faults_of_json_are_reported_at_once(directory):
     ]
 
 
+def test_a_path_of_json_that_is_no_text_is_a_fault_of_its_entry(directory):
+    entries = [{"filename": "v.mp4", "label": 1}, {"filename": "v\udcff.mp4", "label": 1}]
+    assert faults_of(directory, entries) == [
+        'list.json[1]: filename: "v\\udcff.mp4" is not Unicode text; rename the file, in UTF-8'
+    ]
+
+
 def test_json_that_is_no_list_is_a_fault(directory):
     assert faults_of(directory, {"v.mp4": 1}) == [
         'list.json: expected a list: [{"filename": ..., "label": ...}, ...]'
