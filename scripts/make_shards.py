@@ -27,8 +27,8 @@ from tqdm import tqdm
 
 from shards.encoding import EncodingOptions, PackedSample, Task, pack_video
 from shards.jpeg import SUBSAMPLINGS
-from shards.manifest import Manifest, ShardError, check_files
-from shards.packing import REJECTED, Outcome, check_disk, estimate_bytes, pack
+from shards.manifest import REJECTED, Manifest, ShardError, check_files
+from shards.packing import Outcome, check_disk, estimate_bytes, pack
 from shards.plan import Plan, make_plan
 from shards.pool import WorkerPool, available_cores
 from shards.progress import PackingError, ShardRecord, begin, claim_directory, load_records

@@ -8,13 +8,12 @@ from pathlib import Path
 
 from shards.encoding import PackedSample, Rejected, Task
 from shards.files import write_atomically
-from shards.manifest import Manifest, size_extremes, write_manifest
+from shards.manifest import REJECTED, Manifest, size_extremes, write_manifest
 from shards.plan import Plan, shard_name
 from shards.pool import Died, WorkerPool
 from shards.progress import PackingError, ShardRecord, save_record
 from shards.writing import ShardWriter
 
-REJECTED = "rejected.jsonl"
 _TAR_BYTES_PER_SAMPLE = 8 * 1024
 _DISK_MARGIN = 1.05
 
