@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import av.logging
 import numpy as np
 from av.container import InputContainer
 from av.error import FFmpegError
@@ -16,6 +17,7 @@ from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from shards.container_size import announced_bytes
 from shards.stream import VideoError
 
 # FFmpeg converts these by a fast exact path which decord and OpenCV use too; every other one needs the
@@ -29,7 +31,13 @@ _FAST = 0x2
 """swscale's flag for bilinear."""
 CAREFUL = 0x4 | 0x40000 | 0x2000
 """swscale's flags for bicubic, accurate rounding and full chroma; PyAV names the last two since 18 only."""
-_MAX_MISSING_S = 0.5
+# Their decoders begin with whatever frame comes first, on a grey picture. Others wait for a key frame.
+_NEED_KEY_FRAME = {
+    *("mpeg4", "msmpeg4v1", "msmpeg4v2", "msmpeg4", "wmv1", "wmv2"),
+    *("flv", "h261", "h263", "h263p", "h263i", "rv10", "rv20"),
+}
+# FFmpeg counts a message as a repetition of the last one even if that came from another file.
+av.logging.set_skip_repeated(False)
 
 
 def _unknown_side_data(kinds: type[SideDataType], number: int) -> SideDataType:
@@ -104,28 +112,26 @@ class Video:
         yield from self._frames
 
     def _decode(self) -> Iterator[VideoFrame]:
-        number, last = 0, None
-        for packet in self._container.demux(self._stream):
+        number = 0
+        awaits_key_frame = self._stream.codec_context.name in _NEED_KEY_FRAME
+        packets = self._container.demux(self._stream)
+        while True:
+            with _errors_captured() as errors:
+                packet = next(packets, None)
+            _refuse_demuxer_errors(errors, self._container, f"after frame {number}")
+            if packet is None:
+                return
             if packet.is_corrupt:
                 raise VideoError(f"the file is damaged or cut off after frame {number}")
+            # Frames before the start of an MP4's edit are decoded, and not shown.
+            awaits_key_frame = awaits_key_frame and not packet.is_discard
             for frame in packet.decode():
                 if frame.is_corrupt:
                     raise VideoError(f"frame {number} is damaged")
+                if awaits_key_frame and not frame.key_frame:
+                    raise VideoError("it begins between key frames, with a smear: cut it at a key frame")
                 yield frame
-                number, last = number + 1, frame
-        if last is not None:
-            self._check_end(last)
-
-    def _check_end(self, last: VideoFrame) -> None:
-        """Matroska and AVI files that were cut off end in silence, but their header states their length."""
-        # An MP4 with an edit list shows less than its track holds, and a cut one fails to read anyway.
-        stated_s = None if "mp4" in self._container.format.name else _stated_duration_s(self._stream)
-        if stated_s is None or last.time is None:
-            return
-        frame_s = 1 / float(self._stream.average_rate or 25)
-        end_s = last.time - _seconds(self._stream, self._stream.start_time or 0) + frame_s
-        if end_s < stated_s - max(_MAX_MISSING_S, 0.05 * stated_s):
-            raise VideoError(f"the file is cut off: {end_s:.1f} s of the {stated_s:.1f} s in its header")
+                number, awaits_key_frame = number + 1, False
 
 
 @contextmanager
@@ -134,38 +140,56 @@ def open_video(path: str | Path) -> Iterator[Video]:
     too.
 
     Raises:
-        VideoError: FFmpeg cannot read the file, it has no video stream, or no frame.
+        VideoError: the file is cut off, FFmpeg cannot read it, it has no video stream, or no frame.
     """
     try:
-        with av.open(str(path), **_OPTIONS) as container:
+        _refuse_cut_off(path)
+        with _errors_captured() as errors:
+            # By itself a name such as "concat:a" would be a URL.
+            container = av.open(f"file:{Path(path).absolute()}", **_OPTIONS)
+        with container:
+            # An MP4 has an index of its frames; what else is wrong, as with edits of its sound, is harmless.
+            if "mp4" not in container.format.name:
+                _refuse_demuxer_errors(errors, container, "near its beginning")
             yield Video(container)
     except (FFmpegError, OSError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise VideoError(f"FFmpeg cannot decode it: {reason}") from error
 
 
+def _refuse_cut_off(path: str | Path) -> None:
+    announced, present = announced_bytes(path), Path(path).stat().st_size
+    if announced is not None and present < announced:
+        raise VideoError(f"the file is cut off: it has {present} of {announced} bytes")
+
+
+@contextmanager
+def _errors_captured() -> Iterator[list[tuple[int, str, str]]]:
+    """Collects what FFmpeg logs as errors in this thread: level, who says it, text."""
+    level = av.logging.get_level()
+    av.logging.set_level(av.logging.ERROR)
+    try:
+        with av.logging.Capture() as errors:
+            yield errors
+    finally:
+        av.logging.set_level(level)
+
+
+def _refuse_demuxer_errors(errors: list[tuple[int, str, str]], container: InputContainer, where: str) -> None:
+    """A demuxer that meets a hole in the file goes on behind it, and only logs that. Decoders mark damaged
+    frames, and log errors of sound ones."""
+    for _, name, text in errors:
+        if name == container.format.name:
+            raise VideoError(f"the file is damaged {where}: {text.strip()}")
+
+
 def _first_video_stream(container: InputContainer) -> VideoStream:
     for stream in container.streams.video:
+        if stream.disposition & Disposition.dependent:
+            raise VideoError("a picture of several tiles: convert it to JPEG or PNG")
         if not stream.disposition & Disposition.attached_pic:  # the cover of an album
             return stream
     raise VideoError("no video stream in the file")
-
-
-def _seconds(stream: VideoStream, ticks: int) -> float:
-    return float(ticks * (stream.time_base or 0))
-
-
-def _stated_duration_s(stream: VideoStream) -> float | None:
-    """Seconds that the header gives for this stream: its own field, or Matroska's DURATION tag,
-    "00:00:10.3430000"."""
-    if stream.duration is not None:
-        return _seconds(stream, stream.duration)
-    hours, _, rest = stream.metadata.get("DURATION", "").partition(":")
-    minutes, _, seconds = rest.partition(":")
-    try:
-        return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
-    except ValueError:
-        return None
 
 
 def _orientation(frame: VideoFrame) -> Orientation:

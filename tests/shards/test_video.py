@@ -4,10 +4,17 @@ import shutil
 from fractions import Fraction
 
 import av
+import av.logging
 import numpy as np
 import pytest
 from PIL import Image
-from video_factory import numbered_frame, read_number, write_numbered_video
+from video_factory import (
+    copy_packets,
+    numbered_frame,
+    read_number,
+    write_numbered_video,
+    write_tiled_heic,
+)
 
 from shards.size import parse_size
 from shards.stream import VideoError
@@ -181,29 +188,115 @@ def test_a_damaged_picture_is_an_error(tmp_path, test_data):
         read_all(tmp_path / "a.mp4")
 
 
-@pytest.mark.parametrize("name", ["a.mkv", "a.avi"])
-def test_a_cut_off_file_is_an_error(tmp_path, name):
-    path = write_numbered_video(tmp_path / name, 100, codec="mpeg4")
-    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
-    with pytest.raises(VideoError, match=r"cut off|FFmpeg cannot decode it"):
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("a.mkv", {}),
+        ("a.webm", {"codec": "libvpx"}),
+        ("a.avi", {"codec": "mpeg4"}),
+        ("a.wmv", {"codec": "wmv2"}),
+        ("a.mp4", {"muxer_options": {"movflags": "faststart"}, "with_audio": True}),
+        ("fragments.mp4", {"muxer_options": {"movflags": "frag_every_frame+empty_moov"}}),
+    ],
+)
+def test_a_cut_off_file_is_an_error(tmp_path, name, options):
+    path = write_numbered_video(tmp_path / name, 100, **options)
+    with av.open(str(path)) as container:
+        ends = [packet.pos for packet in container.demux(video=0) if packet.pos is not None]
+    content = path.read_bytes()
+    for num_bytes in (ends[30], ends[60], ends[98], len(content) * 96 // 100):
+        path.write_bytes(content[:num_bytes])
+        with pytest.raises(VideoError, match=rf"cut off: it has {num_bytes} of \d+ bytes"):
+            read_all(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        # Matroska's tag DURATION is the end of the stream, which need not begin at 0.
+        ("late.mkv", {"timestamps": range(100, 108)}),
+        # A WMV states how long its sound and picture are together.
+        ("loud.wmv", {"with_audio": True, "codec": "wmv2"}),
+    ],
+)
+def test_a_whole_file_with_odd_times_is_read(tmp_path, name, options):
+    path = write_numbered_video(tmp_path / name, 8, **options)
+    assert [read_number(frame) for frame in read_all(path)] == list(range(8))
+
+
+def test_segments_of_a_longer_video_are_read(tmp_path):
+    options = {"segment_time": "0.7"}
+    write_numbered_video(tmp_path / "a%d.mkv", 60, gop=20, muxer="segment", muxer_options=options)
+    parts = [[read_number(frame) for frame in read_all(path)] for path in sorted(tmp_path.glob("a*.mkv"))]
+    assert len(parts) > 1 and [number for part in parts for number in part] == list(range(60))
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [("a.avi", "mpeg4"), ("a.avi", "msmpeg4"), ("a.wmv", "wmv2"), ("a.flv", "flv"), ("a.avi", "h263p")],
+)
+def test_a_video_that_begins_between_key_frames_is_an_error(tmp_path, name, codec):
+    size = (64, 48)
+    path = write_numbered_video(tmp_path / f"whole_{name}", 40, size, codec=codec, gop=12)
+    cut = copy_packets(path, tmp_path / name, 5)
+    with pytest.raises(VideoError, match="begins between key frames"):
+        read_all(cut)
+    assert len(read_all(copy_packets(path, tmp_path / f"at_key_{name}", 12))) == 28
+
+
+def test_a_decoder_that_waits_for_a_key_frame_drops_what_is_before(tmp_path):
+    path = write_numbered_video(tmp_path / "a.mkv", 40, codec="mpeg2video", gop=12)
+    frames = read_all(copy_packets(path, tmp_path / "b.mkv", 5))
+    assert [read_number(frame) for frame in frames] == list(range(12, 40))
+
+
+def test_an_edit_that_begins_between_key_frames_is_read(tmp_path):
+    path = write_numbered_video(tmp_path / "a.mp4", 40, codec="mpeg4")
+    content = bytearray(path.read_bytes())
+    edit = content.index(b"elst")
+    with av.open(str(path)) as container:
+        five_frames = 5 / 25 / (container.streams.video[0].time_base or 1)
+    content[edit + 16 : edit + 20] = int(five_frames).to_bytes(4, "big")
+    path.write_bytes(content)
+    assert [read_number(frame) for frame in read_all(path)] == list(range(5, 40))
+
+
+@pytest.mark.parametrize(("name", "codec"), [("a.mkv", "h264"), ("a.webm", "libvpx")])
+def test_a_hole_in_a_file_is_an_error(tmp_path, name, codec):
+    path = write_numbered_video(
+        tmp_path / name, 200, codec=codec, gop=10, muxer_options={"cluster_time_limit": "400"}
+    )
+    with av.open(str(path)) as container:
+        places = [packet.pos for packet in container.demux(video=0) if packet.pos is not None]
+    content = bytearray(path.read_bytes())
+    # From the middle of a cluster on, so that frames vanish whole.
+    content[places[101] - 40 : places[119]] = bytes(places[119] - places[101] + 40)
+    path.write_bytes(content)
+    av.logging.set_level(None)
+    for _ in range(2):  # FFmpeg's log leaves out what it said just before
+        with pytest.raises(VideoError, match=r"the file is damaged (after frame \d+|near its beginning): "):
+            read_all(path)
+    assert av.logging.get_level() is None
+
+
+def test_a_hole_that_is_met_while_opening_is_an_error(tmp_path):
+    path = write_numbered_video(tmp_path / "a.wmv", 40, codec="wmv2")
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) * 2 // 3] + bytes(len(content) - len(content) * 2 // 3))
+    with pytest.raises(VideoError, match="the file is damaged near its beginning: "):
         read_all(path)
 
 
-def test_a_cut_off_mp4_with_its_index_in_front_is_an_error(tmp_path):
-    path = write_numbered_video(tmp_path / "a.mp4", 100)
-    with (
-        av.open(str(path)) as source,
-        av.open(str(tmp_path / "b.mp4"), "w", options={"movflags": "faststart"}) as target,
-    ):
-        stream = target.add_stream_from_template(source.streams.video[0])
-        for packet in source.demux(video=0):
-            if packet.dts is not None:
-                packet.stream = stream
-                target.mux(packet)
-    content = (tmp_path / "b.mp4").read_bytes()
-    (tmp_path / "b.mp4").write_bytes(content[: len(content) * 2 // 3])
-    with pytest.raises(VideoError, match=r"damaged|FFmpeg cannot decode it"):
-        read_all(tmp_path / "b.mp4")
+def test_a_picture_of_tiles_is_an_error(tmp_path):
+    with pytest.raises(VideoError, match="a picture of several tiles: convert it to JPEG or PNG"):
+        read_all(write_tiled_heic(tmp_path / "a.heic"))
+
+
+@pytest.mark.parametrize("name", ["file:b.mp4", "concat:a.mp4|b.mp4", "a%3Fb #.mp4"])
+def test_a_name_is_no_url(tmp_path, monkeypatch, name):
+    write_numbered_video(tmp_path / "a.mp4", 2).rename(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    assert len(read_all(name)) == 2
 
 
 def test_what_is_no_video_is_an_error(tmp_path):
