@@ -59,7 +59,8 @@ class Manifest:
         min_short_side .. max_padded_height: extremes over the samples; padded: with the rows added for the
             codec.
         mcu_height: rows that a coded height is a multiple of.
-        options: every option that shaped the content, the checksums of list and class file among them.
+        options: every option that shaped the content, and checksums of list, class file and the names and
+            sizes of the sources.
         shards: the tars in order.
         rejected_sha256: checksum of rejected.jsonl, hexadecimal, which `write_manifest` takes (None: no such
             file).
@@ -110,7 +111,7 @@ def _checksum(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def size_extremes(sizes: Iterable[tuple[int, int, int]]) -> dict[str, int]:
+def size_extremes(sizes: Iterable[tuple[int, int, int]]) -> dict[str, Any]:
     """`min_width` to `max_padded_height`, from (width, height, padded height) of each sample."""
     widths, heights, padded_heights = zip(*sizes, strict=True)
     short_sides = [min(size) for size in zip(widths, heights, strict=True)]
