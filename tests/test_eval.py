@@ -13,7 +13,7 @@ import fake_training
 import numpy as np
 import pytest
 import torch
-from test_train import CONFIG, train  # noqa: F401  (a fixture)
+from test_train import CONFIG, run_on_two_machines, train  # noqa: F401  (a fixture)
 
 from shards.manifest import ShardError
 from tsn.checkpoint import file_sha256, load_checkpoint, save_checkpoint
@@ -202,6 +202,19 @@ def test_classes_in_another_order_than_in_training_are_refused(untested, run, tm
     manifest.classes = ("run", "jump", "sit")
     with pytest.raises(AssertionError, match="the test has started"):
         untested(["--checkpoint", str(tmp_path / "named.pt")])
+
+
+def test_ranks_that_test_different_checkpoints_are_refused(run, tmp_path):
+    machines = [tmp_path / "a", tmp_path / "b"]
+    checkpoint = load_checkpoint(run / "run" / "last.pt")
+    for size_bytes, machine in enumerate(machines):
+        machine.mkdir()
+        save_checkpoint(machine / "tested.pt", replace(checkpoint, log_size_bytes=size_bytes))
+    options = ["--checkpoint", "tested.pt", "--out", "result.json"]
+    for done in run_on_two_machines(machines, options, script="scripts/eval.py"):
+        assert done.returncode == 2
+        assert "error: checkpoint: " in done.stderr and "all ranks must run the same" in done.stderr
+    assert not list(tmp_path.rglob("result.json"))
 
 
 @pytest.fixture

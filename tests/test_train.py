@@ -280,15 +280,15 @@ def free_port() -> int:
 
 
 def run_on_two_machines(
-    machines: list[Path], *arguments: list[str]
+    machines: list[Path], *arguments: list[str], script: str = "train.py"
 ) -> list[subprocess.CompletedProcess[str]]:
-    """train.py of two ranks, each with a current directory of its own, as two machines without a common disk
-    have; `arguments` of both, or of each."""
+    """An entry point on two ranks, each with a current directory of its own, as two machines without a common
+    disk have; `arguments` of both, or of each."""
     place = {"WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "OMP_NUM_THREADS": "1"}
     place |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port())}
     processes = [
         subprocess.Popen(
-            command(1, *own),
+            command(1, *own, script=script),
             cwd=machine,
             env=os.environ | place | {"RANK": str(rank)},
             stdout=subprocess.PIPE,

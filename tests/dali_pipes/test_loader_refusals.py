@@ -46,6 +46,16 @@ def test_damage_that_no_decoder_notices_is_found_on_demand(damaged):
         train_loader(damaged, verify=True)
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_each_machine_verifies_its_own_copy(damaged, rank):
+    stream = next(
+        m for m in ShardDataset(damaged)._load_index("shard-000001.tar")["00000013"] if m.name == "mjpeg"
+    )
+    overwrite(damaged / "shard-000001.tar", stream.offset + stream.size_bytes // 2, bytes(40))
+    with pytest.raises(ShardError, match=r"shard-000001\.tar: damaged"):
+        train_loader(damaged, rank=rank, world_size=2, verify=True)
+
+
 def test_a_manifest_whose_shards_do_not_add_up_is_refused(damaged):
     manifest = json.loads((damaged / "manifest.json").read_text())
     manifest["shards"].pop()
