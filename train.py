@@ -85,7 +85,7 @@ def build_run(
     origin = f"going on from {path}"
     if checkpoint is None:
         origin = load_pretrained(model, config.model)
-    launch.check_agreement(config, world, ("train", "val"), **{"initial weights": checksum(model)})
+    launch.check_agreement(config, world, ("train", "val"), lambda: {"initial weights": checksum(model)})
     run = Run(
         named,
         model=model,

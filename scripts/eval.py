@@ -105,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_metrics(args.metrics, f"data.test.shards: {config.data.test.shards}")
     names = launch.sample_names(config, "test") if writes_results() else []  # a fault in them shows now
     with launch.joined_world() as (world, device):
-        launch.check_agreement(config, world, ("test",), checkpoint=tested.identity["sha256"])
+        launch.check_agreement(config, world, ("test",), lambda: {"checkpoint": tested.identity["sha256"]})
         model = launch.build_network(config)
         load_weights(model, tested.weights, source=str(args.checkpoint), adapt=False)
         loader = launch.build_eval_loader(config, "test", world)

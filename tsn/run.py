@@ -66,13 +66,7 @@ class Run:
         self.steps_per_epoch = len(train_loader) // config.train.accumulate
         self.num_steps = self.steps_per_epoch * config.schedule.epochs
         self.global_batch_size = config.data.train.batch_size * world.world_size * config.train.accumulate
-        if self.steps_per_epoch == 0:
-            raise UserError(
-                f"data.train.shards: {train_loader.num_samples} videos are fewer than one update needs: "
-                f"{self.global_batch_size} (data.train.batch_size {config.data.train.batch_size} "
-                f"x {world.world_size} ranks x train.accumulate {config.train.accumulate}); make one of them "
-                "smaller"
-            )
+        self._check_number_of_videos()
         self.model = model.to(device)
         self.average = _running_mean(self.model, config.train.ema) if config.train.ema else None
         self.trained = _wrap(self.model, world, device, config.train)
@@ -321,6 +315,16 @@ class Run:
 
     def _lr_factor(self, step: int) -> float:
         return lr_factor(step, steps_per_epoch=self.steps_per_epoch, schedule=self.config.schedule)
+
+    def _check_number_of_videos(self) -> None:
+        if self.steps_per_epoch == 0:
+            train = self.config.train
+            raise UserError(
+                f"data.train.shards: {self.train_loader.num_samples} videos are fewer than one update needs: "
+                f"{self.global_batch_size} (data.train.batch_size {self.config.data.train.batch_size} "
+                f"x {self.world.world_size} ranks x train.accumulate {train.accumulate}); make one of them "
+                "smaller"
+            )
 
     def _check_loss(self) -> None:
         tallies = [self.tally, *(source.tally for source in self.auxiliary)]

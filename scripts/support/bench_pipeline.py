@@ -143,8 +143,8 @@ def run_pipeline_benchmark(
         video = probe_section(shards)
         container = next((row["container"] for row in video.rows if row.get("accepted")), None)
         groups: dict[str, Section] = {}
+        note = WAITING_THREAD if torch.cuda.is_available() else ""
         for variant in wanted:
-            note = WAITING_THREAD if torch.cuda.is_available() else ""
             section = groups.setdefault(variant.group, Section(f"Pipeline: {variant.group}", COLUMNS, note))
             figures = try_measure(variant, shards, container, budget, quick)
             section.rows.append({"variant": variant.name} | figures)

@@ -1,6 +1,7 @@
 """What a loader refuses before it reads, and how it names what it cannot read."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -27,6 +28,14 @@ def overwrite(path, offset: int, content: bytes):
         file.write(content)
 
 
+def damage_a_stream(directory):
+    """Zeros in the middle of sample 13's pictures, which still decode."""
+    stream = next(
+        m for m in ShardDataset(directory)._load_index("shard-000001.tar")["00000013"] if m.name == "mjpeg"
+    )
+    overwrite(directory / "shard-000001.tar", stream.offset + stream.size_bytes // 2, bytes(40))
+
+
 def test_an_undecodable_picture_names_shard_and_key(damaged):
     stream = next(
         m for m in ShardDataset(damaged)._load_index("shard-000001.tar")["00000013"] if m.name == "head"
@@ -37,10 +46,7 @@ def test_an_undecodable_picture_names_shard_and_key(damaged):
 
 
 def test_damage_that_no_decoder_notices_is_found_on_demand(damaged):
-    stream = next(
-        m for m in ShardDataset(damaged)._load_index("shard-000001.tar")["00000013"] if m.name == "mjpeg"
-    )
-    overwrite(damaged / "shard-000001.tar", stream.offset + stream.size_bytes // 2, bytes(40))
+    damage_a_stream(damaged)
     ids(train_loader(damaged))
     with pytest.raises(ShardError, match=r"shard-000001\.tar: damaged, its sha256 differs"):
         train_loader(damaged, verify=True)
@@ -48,10 +54,7 @@ def test_damage_that_no_decoder_notices_is_found_on_demand(damaged):
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_each_machine_verifies_its_own_copy(damaged, rank):
-    stream = next(
-        m for m in ShardDataset(damaged)._load_index("shard-000001.tar")["00000013"] if m.name == "mjpeg"
-    )
-    overwrite(damaged / "shard-000001.tar", stream.offset + stream.size_bytes // 2, bytes(40))
+    damage_a_stream(damaged)
     with pytest.raises(ShardError, match=r"shard-000001\.tar: damaged"):
         train_loader(damaged, rank=rank, world_size=2, verify=True)
 
@@ -173,3 +176,28 @@ def test_a_label_beyond_the_classes_names_shard_and_key(tmp_path):
 def test_asking_for_a_missing_gpu_is_refused(shards):
     with pytest.raises(ValueError, match=r'data\.device: "gpu", but this machine has no usable NVIDIA GPU'):
         train_loader(shards(20), device="gpu")
+
+
+def test_a_tar_that_is_cut_off_while_it_is_read_ends_the_epoch_with_shard_and_key(tmp_path):
+    directory = write_shards(tmp_path, numbered_videos(400, num_frames=3, size=(48, 48)))
+    loader = train_loader(directory, num_segments=1)
+    batches = iter(loader)
+    next(batches)
+    tars = sorted(directory.glob("*.tar"))
+    for tar in tars:
+        os.truncate(tar, tar.stat().st_size // 2)
+    with pytest.raises(ShardError, match=r"shard-\d{6}\.tar:\d{8}"):
+        list(batches)
+
+
+def test_as_many_files_may_be_open_as_there_are_shards(tmp_path, monkeypatch):
+    directory = write_shards(tmp_path, numbered_videos(8, num_frames=3, size=(48, 48)), samples_per_shard=2)
+    used = len(os.listdir("/proc/self/fd"))
+    limits = [(used, 4096)]
+    monkeypatch.setattr("resource.getrlimit", lambda kind: limits[-1])
+    monkeypatch.setattr("resource.setrlimit", lambda kind, pair: limits.append(pair))
+    assert len(ids(train_loader(directory, num_segments=1))) == 8
+    assert limits[-1][0] >= used + 4 and limits[-1][1] == 4096
+    limits.append((used, 100))
+    with pytest.raises(ShardError, match=r"4 shards: this process may open 100 files and needs \d+"):
+        ids(train_loader(directory, num_segments=1))

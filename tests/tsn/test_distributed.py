@@ -1,12 +1,12 @@
 """Collectives, on two processes started as torchrun starts them."""
 
 import os
-import socket
 from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.multiprocessing as mp
+from test_train import free_port
 from torch import nn
 
 from tsn.distributed import (
@@ -78,10 +78,7 @@ def check_that_all_are_tested_with_the_statistics_of_rank_0(world: World) -> Non
 
 
 def test_two_ranks_agree():
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
-    mp.spawn(use_every_collective, args=(port,), nprocs=2)
+    mp.spawn(use_every_collective, args=(free_port(),), nprocs=2)
 
 
 @pytest.fixture
